@@ -11,6 +11,7 @@
 #include "proto/counters.def"
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum { STATS_BYTES = 4096, STATS_WORDS_MAX = 256 };

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/* Frame ring: the handles, shared by ring.c (protocol) and ring_attach.c (mapping and checks) only. */
+#ifndef MR_PROTO_RING_PRIV_H
+#define MR_PROTO_RING_PRIV_H
+
+#include "proto/ring.h"
+
+struct ring_tx {
+	uint32_t magic;
+#define RING_TX_MAGIC 0x72747831u
+	struct ring_geom geom;
+	struct ring_prod *prod;
+	uint8_t *data;
+	const struct ring_cons *cons[RING_CONSUMERS_MAX];
+	int doorbell[RING_CONSUMERS_MAX]; /* -1: none */
+	uint64_t state[RING_SLOTS_MAX];	  /* what we last stored; the shared words are write-only for us */
+	uint64_t seq;			  /* of the next frame */
+	uint32_t bell;
+	uint32_t seen_bell[RING_CONSUMERS_MAX];
+	int claimed; /* slot, or -1 */
+	bool mapped; /* the memory is ours to unmap */
+	struct ring_tx_counts counts;
+};
+
+struct ring_rx {
+	uint32_t magic;
+#define RING_RX_MAGIC 0x72727831u
+	struct ring_geom geom;
+	const struct ring_prod *prod;
+	const uint8_t *data;
+	struct ring_cons *cons;
+	int doorbell; /* -1: none */
+	uint64_t last;			      /* newest sequence taken */
+	uint64_t hold[RING_HOLDS_MAX];	      /* what we last stored */
+	uint64_t recovered[RING_HOLDS_MAX];   /* words to deliver again; 0: none */
+	uint32_t bell;
+	bool ended;
+	bool mapped;
+	struct ring_rx_counts counts;
+};
+
+#endif
