@@ -1,0 +1,93 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""
+Goal: a worker that is killed again and again costs the viewer nothing but the frames in between: same session, one
+strictly increasing timeline, no gap over one frame interval + 100 ms, processed frames after each kill, nothing leaked.
+Method: SIGKILL to the worker's pid once a second; the output is read on the wire, with the time of arrival of each
+frame. MILLRACE_KILLS makes the run longer.
+"""
+import os
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+from stack import SLOW, Failure, Reader, Stack, fd_count, probe_errors, run, wait_for  # noqa: E402
+
+KILLS = int(os.environ.get("MILLRACE_KILLS", "8"))
+FRAME = 1 / 24
+
+
+def pss_kib(pids):
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup") as f:
+                total += sum(int(line.split()[1]) for line in f if line.startswith("Pss:"))
+        except OSError:
+            continue
+    return total
+
+
+def worker_pid(s):
+    return next((w["pid"] for w in s.workers() if w.get("pid")), 0)
+
+
+def counters(s):
+    return s.status("kill")["millrace"]["sessions"][0]["egress"]
+
+
+def kill_and_see(s, n):
+    """One kill; processed frames must come again."""
+    pid = wait_for(f"a worker to kill (kill {n})", lambda: worker_pid(s), 5)
+    before = counters(s)["frames_processed"]
+    os.kill(pid, signal.SIGKILL)
+    begin = time.monotonic()
+    wait_for(f"another worker after kill {n}", lambda: worker_pid(s) not in (0, pid), 5)
+    wait_for(f"processed frames after kill {n}", lambda: counters(s)["frames_processed"] > before + 2, 5)
+    time.sleep(max(0.0, 1.0 - (time.monotonic() - begin)))  # the rate of the kills, not a wait for an event
+
+
+def check_gaps(out):
+    late = [(b[1] - a[1], a[0]) for a, b in zip(out.pts, out.pts[1:])]
+    worst = max(late)
+    print(f"# longest gap between two frames on the wire: {worst[0] * 1000:.0f} ms at PTS {worst[1] / 90000:.3f}")
+    if worst[0] > (FRAME + 0.1) * SLOW:
+        raise Failure(f"a gap of {worst[0] * 1000:.0f} ms in the output")
+    for a, b in zip(out.pts, out.pts[1:]):
+        if b[0] <= a[0]:
+            raise Failure(f"timestamps do not increase: {a[0]} then {b[0]}")
+
+
+def test_kill_worker_once_a_second():
+    with Stack("green-tint") as s:
+        s.wait_ready()
+        out = Reader(f"{s.relay_url}/kill-out")
+        s.publish(args=("--loop",))
+        assert s.session("kill")[0] == 200
+        out.start()
+        wait_for("processed frames", lambda: counters(s)["frames_processed"] > 24, 15)
+        tree, fds = s.tree(), fd_count(s.serve.popen.pid)
+        pss = pss_kib(tree)
+        for n in range(KILLS):
+            kill_and_see(s, n)
+        wait_for("the tree to be what it was", lambda: len(s.tree()) == len(tree), 5)
+        wait_for("descriptors to be what they were", lambda: fd_count(s.serve.popen.pid) <= fds + 1, 5)
+        after = pss_kib(s.tree())
+        print(f"# memory {pss} KiB before, {after} KiB after {KILLS} kills; {counters(s)}")
+        if after > pss * 1.15 + 4096:
+            raise Failure(f"memory grew from {pss} to {after} KiB")
+        assert s.post("/api/stream/stop", headers={"X-Stream-Id": "kill"})[0] == 200
+        out.halt.set()
+        if out.error:
+            raise out.error
+        check_gaps(out)
+        path = s.path("out.ts")
+        out.save(path)
+        errors = probe_errors(path)
+        if errors:
+            raise Failure("ffmpeg finds errors in the output: " + errors[:500])
+
+
+if __name__ == "__main__":
+    run([test_kill_worker_once_a_second])
