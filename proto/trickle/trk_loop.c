@@ -255,6 +255,14 @@ trk_state_set(struct trk_state *state, const char *name, const char *detail)
 	return true;
 }
 
+int64_t
+trk_state_waiting_ns(const struct trk_state *state, int64_t request_started_ns)
+{
+	bool trouble = state->name != NULL && state->detail[0] != '\0';
+
+	return request_started_ns + (trouble ? 300 * CLOCK_MS_NS : 0);
+}
+
 const char *
 trk_end_name(enum trk_end end)
 {

@@ -69,6 +69,11 @@ struct trk_state {
 };
 /* true: it is new. */
 bool trk_state_set(struct trk_state *state, const char *name, const char *detail);
+/*
+ * When a request may be called parked, and its owner "waiting": at once, or, after trouble, when it has not been refused
+ * for a moment; so that one who is refused every time does not flap between two states.
+ */
+int64_t trk_state_waiting_ns(const struct trk_state *state, int64_t request_started_ns);
 
 /* ---- one request ------------------------------------------------------ */
 

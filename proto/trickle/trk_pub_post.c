@@ -265,6 +265,15 @@ parked_start(struct trk_pub *pub, int64_t now)
 		trk_pub_backoff(pub, "out of memory", now);
 }
 
+/* When the parked POST may be called accepted. */
+static int64_t
+parked_settled(const struct trk_pub *pub)
+{
+	if (pub->parked == NULL || !pub->parked->connected)
+		return TRK_NEVER_NS;
+	return trk_state_waiting_ns(&pub->state, pub->parked->started_ns);
+}
+
 static void
 tell_state(struct trk_pub *pub, int64_t now)
 {
@@ -272,7 +281,7 @@ tell_state(struct trk_pub *pub, int64_t now)
 		return; /* "retrying" was said when it began */
 	if (pub->first != NULL && pub->first->sent_bytes > 0)
 		trk_pub_state(pub, "sending", "");
-	else if (pub->first == NULL && (!pub->preconnect || (pub->parked != NULL && pub->parked->connected)))
+	else if (pub->first == NULL && (!pub->preconnect || now >= parked_settled(pub)))
 		trk_pub_state(pub, "waiting", "");
 	else if (pub->state.name == NULL)
 		trk_pub_state(pub, "connecting", "");
@@ -291,6 +300,9 @@ post_wake(const struct trk_pub *pub, int64_t now)
 		wake = pub->parked->started_ns + pub->park_ns;
 	if (pub->retry_ns > now && pub->retry_ns < wake)
 		wake = pub->retry_ns;
+	due = parked_settled(pub);
+	if (due > now && due < wake)
+		wake = due;
 	return wake;
 }
 

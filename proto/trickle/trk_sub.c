@@ -384,7 +384,7 @@ sub_step(struct trk_sub *sub, int64_t now)
 			sub_retry_after(sub, now, 0);
 			return true;
 		}
-		if (cur->connected && !sub->open)
+		if (cur->connected && !sub->open && now >= trk_state_waiting_ns(&sub->state, cur->started_ns))
 			sub_state(sub, "waiting", "");
 		return false;
 	}
@@ -412,6 +412,13 @@ earlier(int64_t a, int64_t b)
 	return a < b ? a : b;
 }
 
+/* When trouble may be called over, if that is not yet so. */
+static int64_t
+waiting_due(const struct trk_sub *sub)
+{
+	return sub->cur->connected ? trk_state_waiting_ns(&sub->state, sub->cur->started_ns) : TRK_NEVER_NS;
+}
+
 static int64_t
 sub_wake(const struct trk_sub *sub)
 {
@@ -419,6 +426,8 @@ sub_wake(const struct trk_sub *sub)
 
 	if (sub->cur == NULL)
 		wake = sub->retry_ns;
+	else if (sub->reading == TRK_SEQ_NONE && sub->state.detail[0] != '\0' && !sub->open)
+		wake = earlier(sub->cur->started_ns + sub->park_ns, waiting_due(sub));
 	else if (sub->reading == TRK_SEQ_NONE)
 		wake = sub->cur->started_ns + sub->park_ns;
 	else if (!sub->paused)
