@@ -5,8 +5,9 @@
  * usage: channel_latency IN_URL OUT_URL SECONDS
  *
  * Reads two trickle channels of MPEG-TS at once and notes, for each video frame, its timestamp and when its last byte
- * arrived. The latency of a frame is the difference of the two arrivals: what the pipeline adds for somebody who
- * could have watched the input instead. SECONDS count from the first frame on OUT_URL; frames that went in earlier
+ * arrived. The latency of a frame is the time from the moment when a viewer of the input could have shown it (it is
+ * there, and so are the frames that come before it: with B-frames that is later than its own arrival) to the moment
+ * when a viewer of the output has all of it: what the pipeline adds. SECONDS count from the first frame on OUT_URL; frames that went in earlier
  * than WARM_UP_NS after it are left out, because a session begins at the start of a segment and catches up first.
  *
  * The last byte of a frame is recognised in hindsight, by the packet that begins the next one, but its time was noted
@@ -21,7 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PACKET = 188, FRAMES_MAX = 100000 };
+enum { PACKET = 188, FRAMES_MAX = 100000, REORDER_MAX = 16 };
 #define WARM_UP_NS (2 * CLOCK_SEC_NS)
 #define GIVE_UP_NS (60 * CLOCK_SEC_NS)
 
@@ -156,11 +157,13 @@ by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* When the frame with this timestamp came in, the latest time before `before_ns`; 0: it never did. */
+/* When the frame with this timestamp could be shown, had one watched the input; the latest such time before
+ * `before_ns`, for a clip that repeats its timestamps; 0: it never came. */
 static int64_t
-came_in(const struct channel *in, int64_t pts, int64_t before_ns)
+shown_in(const struct channel *in, int64_t pts, int64_t before_ns)
 {
 	size_t low = 0, high = in->count;
+	int64_t ready_ns;
 
 	while (low < high) { /* the first entry beyond (pts, before_ns) */
 		size_t middle = low + (high - low) / 2;
@@ -171,7 +174,16 @@ came_in(const struct channel *in, int64_t pts, int64_t before_ns)
 		else
 			high = middle;
 	}
-	return low > 0 && in->frame[low - 1].pts == pts ? in->frame[low - 1].at_ns : 0;
+	if (low == 0 || in->frame[low - 1].pts != pts)
+		return 0;
+	ready_ns = in->frame[low - 1].at_ns;
+	for (size_t i = low - 1, back = 0; i > 0 && back < REORDER_MAX; back++) {
+		int64_t at_ns = in->frame[--i].at_ns;
+
+		if (at_ns > ready_ns && at_ns < ready_ns + CLOCK_SEC_NS)
+			ready_ns = at_ns;
+	}
+	return ready_ns;
 }
 
 static void
@@ -184,7 +196,7 @@ report(struct channel *in, const struct channel *out)
 	MR_ASSERT(latency != NULL);
 	qsort(in->frame, in->count, sizeof(*in->frame), by_pts);
 	for (size_t i = 0; i < out->count; i++) {
-		int64_t in_ns = came_in(in, out->frame[i].pts, out->frame[i].at_ns);
+		int64_t in_ns = shown_in(in, out->frame[i].pts, out->frame[i].at_ns);
 
 		if (out->frame[i].at_ns < out->first_ns + WARM_UP_NS)
 			continue;
