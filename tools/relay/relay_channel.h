@@ -22,9 +22,9 @@ enum { RELAY_SLOT_COUNT = 5, RELAY_NAME_BYTES_MAX = 512 };
 
 #define RELAY_CHANGEFEED_NAME "_changes"
 
-#define RELAY_SEQ_NEXT	 INT64_C(-1)
+#define RELAY_SEQ_NEXT INT64_C(-1)
 #define RELAY_SEQ_NEWEST INT64_C(-2)
-#define RELAY_SEQ_MAX	 (INT64_MAX / 2) /* leaves room for any number of POSTs to -1 */
+#define RELAY_SEQ_MAX (INT64_MAX / 2) /* leaves room for any number of POSTs to -1 */
 
 enum relay_flavor { RELAY_NEW, RELAY_OLD };
 
@@ -72,7 +72,8 @@ struct relay_channel *relay_hub_find(struct relay_hub *hub, const char *name);
 
 enum relay_create { RELAY_CREATE_TOO_MANY = 1 };
 /* Idempotent. 0, enum relay_create or -ENOMEM. Not subject to config.autocreate: that is the caller's rule. */
-int relay_hub_create(struct relay_hub *hub, const char *name, const char *mime, int64_t now_ns, struct relay_channel **out);
+int relay_hub_create(
+    struct relay_hub *hub, const char *name, const char *mime, int64_t now_ns, struct relay_channel **out);
 void relay_channel_close(struct relay_channel *channel, int64_t now_ns);
 
 enum relay_close_segment { RELAY_CLOSE_NONEXISTENT = 1 };
@@ -81,7 +82,7 @@ int relay_channel_close_segment(struct relay_channel *channel, int64_t seq);
 /* ---- reading ---------------------------------------------------------- */
 
 struct relay_sub {
-	struct relay_watch watch; /* `changed` is set by the caller before relay_sub_open() */
+	struct relay_watch watch;      /* `changed` is set by the caller before relay_sub_open() */
 	struct relay_channel *channel; /* NULL: not open */
 	struct relay_segment *segment;
 	struct relay_cursor cursor;
@@ -97,8 +98,8 @@ int relay_sub_open(struct relay_sub *sub, struct relay_channel *channel, int64_t
 enum relay_read {
 	RELAY_READ_BYTES, /* *bytes; take them with relay_sub_take() */
 	RELAY_READ_WAIT,  /* nothing now; the watch will tell */
-	RELAY_READ_END,	  /* the segment is over */
-	RELAY_READ_CUT,	  /* its bytes were taken away from this slow reader */
+	RELAY_READ_END,   /* the segment is over */
+	RELAY_READ_CUT,   /* its bytes were taken away from this slow reader */
 };
 enum relay_read relay_sub_peek(
     struct relay_sub *sub, size_t max, struct relay_chunk **chunk, const uint8_t **bytes, size_t *count);
@@ -109,13 +110,13 @@ void relay_sub_close(struct relay_sub *sub);
 /* ---- publishing ------------------------------------------------------- */
 
 struct relay_pub {
-	struct relay_watch watch; /* `changed` is set by the caller before relay_pub_open() */
+	struct relay_watch watch;      /* `changed` is set by the caller before relay_pub_open() */
 	struct relay_channel *channel; /* NULL: not open */
 	struct relay_segment *segment;
-	unsigned epoch;	    /* of the segment when it was opened */
-	int64_t seq;	    /* -1 resolved */
+	unsigned epoch;     /* of the segment when it was opened */
+	int64_t seq;        /* -1 resolved */
 	int64_t next_write; /* of the channel once the first byte is here */
-	bool started;	    /* a byte was seen */
+	bool started;       /* a byte was seen */
 };
 
 /* Takes the slot. `reset`: close older segments of the window. 0 or -ENOMEM (`pub` stays closed). */

@@ -26,8 +26,8 @@ enum {
 	INPUT_BYTES_MAX = 65536,
 	SKIP_BYTES_MAX = 256 * 1024, /* of a body that nobody wants, before the connection is given up */
 };
-#define SKIP_NS	  (30 * CLOCK_SEC_NS)
-#define FLUSH_NS  (60 * CLOCK_SEC_NS)
+#define SKIP_NS (30 * CLOCK_SEC_NS)
+#define FLUSH_NS (60 * CLOCK_SEC_NS)
 #define LINGER_NS (500 * CLOCK_MS_NS)
 
 static const char *const header_names[RELAY_HEADER_COUNT] = {
@@ -60,7 +60,8 @@ relay_conn_abort(struct relay_conn *conn)
 {
 	struct linger reset = { .l_onoff = 1 };
 
-	setsockopt(bufferevent_getfd(conn->bev), SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	if (conn->reply_begun)
+		setsockopt(bufferevent_getfd(conn->bev), SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 	relay_conn_set(conn, RELAY_CONN_DEAD);
 }
 
@@ -137,7 +138,7 @@ on_header_value(http_parser *parser, const char *text, size_t count)
 		conn->parse_status = 431;
 		return 0;
 	}
-	for (size_t i = 0; i < count; i++)	/* it may be sent back: no control bytes */
+	for (size_t i = 0; i < count; i++) /* it may be sent back: no control bytes */
 		value[have + i] = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? ' ' : text[i];
 	value[have + count] = '\0';
 	return 0;
@@ -150,9 +151,13 @@ on_headers_complete(http_parser *parser)
 
 	parser->upgrade = 0; /* we never upgrade; the request is answered as it stands */
 	relay_conn_set(conn, RELAY_CONN_ACTIVE);
-	conn->close_after = !http_should_keep_alive(parser);
+	/* HTTP/1.0 has no chunks: the end of a stream is the end of the connection */
+	conn->close_after = !http_should_keep_alive(parser) || parser->http_major != 1 || parser->http_minor == 0;
+	if (parser->uses_transfer_encoding && !(parser->flags & F_CHUNKED))
+		conn->parse_status = 501; /* before a slot is taken; the parser would refuse the body a moment later */
 	if (conn->parse_status != 0)
-		relay_reply_error(conn, conn->parse_status, true, http_status_str((enum http_status)conn->parse_status));
+		relay_reply_error(
+		    conn, conn->parse_status, true, http_status_str((enum http_status)conn->parse_status));
 	else
 		relay_request_begin(conn);
 	return 0;
@@ -310,7 +315,9 @@ conn_deadline(const struct relay_conn *conn)
 	case RELAY_CONN_REQUEST:
 		return conn->since_ns + conn->server->config.keepalive_ns;
 	case RELAY_CONN_ACTIVE:
-		return conn->reply_complete && !conn->body_complete ? conn->since_ns + SKIP_NS : relay_request_deadline(conn);
+		if (!conn->reply_complete)
+			return relay_request_deadline(conn);
+		return conn->since_ns + (conn->body_complete ? conn->server->config.keepalive_ns : SKIP_NS);
 	case RELAY_CONN_FLUSH:
 		return conn->since_ns + FLUSH_NS;
 	case RELAY_CONN_LINGER:

@@ -67,7 +67,7 @@ struct relay_conn {
 	TAILQ_ENTRY(relay_conn) link;
 	struct bufferevent *bev;
 	struct event *wake, *timer;
-	int64_t since_ns; /* of the last change of state */
+	int64_t since_ns; /* of the last change of state, or of the complete reply */
 	int64_t timer_ns; /* what the timer is set to; 0: off */
 	http_parser parser;
 
@@ -76,13 +76,13 @@ struct relay_conn {
 	size_t target_bytes;
 	char field[32]; /* name of the header that is being read, cut */
 	size_t field_bytes;
-	int header_idx;	 /* enum relay_header of the value that is being read; -1: none of ours */
+	int header_idx;  /* enum relay_header of the value that is being read; -1: none of ours */
 	bool value_seen; /* of that header */
 	char header[RELAY_HEADER_COUNT][RELAY_HEADER_BYTES_MAX];
 	bool header_seen[RELAY_HEADER_COUNT];
-	int parse_status;   /* 0, or the status of the error reply */
-	bool body_complete; /* of the request */
-	bool eof;	    /* the peer sends no more */
+	int parse_status;       /* 0, or the status of the error reply */
+	bool body_complete;     /* of the request */
+	bool eof;               /* the peer sends no more */
 	uint64_t skipped_bytes; /* of the body, after the reply */
 
 	/* -- its reply -- */
@@ -98,7 +98,7 @@ struct relay_conn {
 /* Takes over the socket, or closes it when memory is short. */
 void relay_conn_accept(struct relay_server *server, int *fd);
 void relay_conn_set(struct relay_conn *conn, enum relay_conn_state state);
-/* Breaks the connection, so that the peer cannot take what it has for everything. */
+/* Breaks the connection; a peer that has a part of a reply cannot take it for everything. */
 void relay_conn_abort(struct relay_conn *conn);
 void relay_conn_close_all(struct relay_server *server);
 
@@ -123,9 +123,9 @@ void relay_reply_stream_end(struct relay_conn *conn);
 
 void relay_request_begin(struct relay_conn *conn); /* the head is complete */
 void relay_request_body(struct relay_conn *conn, const uint8_t *bytes, size_t count);
-void relay_request_end(struct relay_conn *conn);    /* the body is complete */
-void relay_request_broken(struct relay_conn *conn); /* the body will never be complete */
-void relay_request_wake(struct relay_conn *conn);   /* a watch fired, or there is room for output */
+void relay_request_end(struct relay_conn *conn);               /* the body is complete */
+void relay_request_broken(struct relay_conn *conn);            /* the body will never be complete */
+void relay_request_wake(struct relay_conn *conn);              /* a watch fired, or there is room for output */
 int64_t relay_request_deadline(const struct relay_conn *conn); /* 0: none */
 void relay_request_timeout(struct relay_conn *conn, int64_t now_ns);
 /* Lets go of segments and channels. Idempotent. */

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 enum { LISTENER_COUNT_MAX = 8, EXIT_BAD_CONFIG = 100, EXIT_SYSTEM = 111 };
-#define STOP_NS	 (300 * CLOCK_MS_NS) /* for the last replies to leave */
+#define STOP_NS (300 * CLOCK_MS_NS)  /* for the last replies to leave */
 #define RETRY_NS (100 * CLOCK_MS_NS) /* until accepting is tried again when descriptors ran out */
 
 struct relay_main {
@@ -73,7 +73,9 @@ on_room(struct relay_server *server)
 {
 	struct relay_main *m = (struct relay_main *)((char *)server - offsetof(struct relay_main, server));
 
-	if (m->server.conn_count < m->options.http.conn_count_max)
+	if (m->listener_count == 0 && m->server.conn_count == 0)
+		event_base_loopbreak(m->server.base); /* stopping, and everybody has left */
+	else if (m->server.conn_count < m->options.http.conn_count_max)
 		set_accepting(m, true);
 }
 
@@ -128,7 +130,8 @@ listen_all(struct relay_main *m)
 	int r = getaddrinfo(m->options.host, m->options.port, &hints, &list), error = 0;
 
 	if (r != 0) {
-		fprintf(stderr, "millrace relay: fatal: unable to resolve \"%s\": %s\n", m->options.host, gai_strerror(r));
+		fprintf(
+		    stderr, "millrace relay: fatal: unable to resolve \"%s\": %s\n", m->options.host, gai_strerror(r));
 		return -1;
 	}
 	for (struct addrinfo *a = list; a != NULL && m->listener_count < LISTENER_COUNT_MAX; a = a->ai_next) {
@@ -137,7 +140,8 @@ listen_all(struct relay_main *m)
 		if (m->listener_count > 0)
 			set_port(a->ai_addr, port_of(m->listeners[0]));
 		listener = evconnlistener_new_bind(m->server.base, on_accept, m,
-		    a->ai_family == AF_INET6 ? flags | LEV_OPT_BIND_IPV6ONLY : flags, 512, a->ai_addr, (int)a->ai_addrlen);
+		    a->ai_family == AF_INET6 ? flags | LEV_OPT_BIND_IPV6ONLY : flags, 512, a->ai_addr,
+		    (int)a->ai_addrlen);
 		if (listener == NULL) {
 			error = errno; /* fine if another address works: localhost without IPv6 */
 			if (error == EADDRINUSE || error == EACCES)
@@ -162,8 +166,8 @@ print_url(const struct relay_main *m)
 {
 	bool v6 = strchr(m->options.host, ':') != NULL;
 
-	printf("listening on http://%s%s%s:%u%s\n", v6 ? "[" : "", m->options.host, v6 ? "]" : "", port_of(m->listeners[0]),
-	    m->options.path);
+	printf("listening on http://%s%s%s:%u%s\n", v6 ? "[" : "", m->options.host, v6 ? "]" : "",
+	    port_of(m->listeners[0]), m->options.path);
 	fflush(stdout);
 }
 
@@ -202,13 +206,15 @@ on_stop(evutil_socket_t number, short what, void *arg)
 	struct timeval rest = timeval_of(STOP_NS);
 
 	log_info("relay", "stopping", "signal=%d connections=%u", (int)number, m->server.conn_count);
-	m->server.on_room = NULL;
 	for (unsigned i = 0; i < m->listener_count; i++)
 		evconnlistener_free(m->listeners[i]);
 	m->listener_count = 0;
 	event_del(m->on_retry);
 	relay_hub_close(&m->server.hub, clock_now_ns());
-	event_base_loopexit(m->server.base, &rest);
+	if (m->server.conn_count == 0)
+		event_base_loopbreak(m->server.base);
+	else
+		event_base_loopexit(m->server.base, &rest);
 }
 
 static int
@@ -223,7 +229,8 @@ events_open(struct relay_main *m)
 	m->on_retry = evtimer_new(base, on_retry, m);
 	if (m->on_term == NULL || m->on_int == NULL || m->on_sweep == NULL || m->on_retry == NULL)
 		return -ENOMEM;
-	if (event_add(m->on_term, NULL) == -1 || event_add(m->on_int, NULL) == -1 || event_add(m->on_sweep, &sweep) == -1)
+	if (event_add(m->on_term, NULL) == -1 || event_add(m->on_int, NULL) == -1 ||
+	    event_add(m->on_sweep, &sweep) == -1)
 		return -ENOMEM;
 	return 0;
 }

@@ -46,15 +46,26 @@ enum option_id {
 static void
 print_help(void)
 {
+	static const struct {
+		const char *name, *value, *fallback, *text;
+	} rows[] = {
+#define X(id, name, value, fallback, text) { name, value, fallback, text },
+		RELAY_OPTIONS(X)
+#undef X
+	};
+
 	puts("Usage: millrace relay [OPTION]...\n"
 	     "A trickle server: publishers POST segments to URL/CHANNEL/SEQ, subscribers GET them while they\n"
 	     "are being written. Prints its URL once it listens.\n");
-#define X(id, name, value, fallback, text)									\
-	printf("  --%s%s%-*s %s%s%s%s\n", name, (value) != NULL ? " " : "",					\
-	    (int)(26 - strlen(name)) - ((value) != NULL ? 1 : 0), (value) != NULL ? (const char *)(value) : "", text,	\
-	    (fallback) != NULL ? " (" : "", (fallback) != NULL ? (const char *)(fallback) : "", (fallback) != NULL ? ")" : "");
-	RELAY_OPTIONS(X)
-#undef X
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		char left[40];
+
+		snprintf(left, sizeof(left), "--%s %s", rows[i].name, rows[i].value != NULL ? rows[i].value : "");
+		printf("  %-24s %s", left, rows[i].text);
+		if (rows[i].fallback != NULL)
+			printf(" (%s)", rows[i].fallback);
+		putchar('\n');
+	}
 }
 
 /* A number with one of the units, largest product INT64_MAX. false: not that. */
@@ -148,8 +159,8 @@ static bool
 parse_path(const char *text, char *path, size_t path_bytes)
 {
 	size_t n = strlen(text);
-	int r = snprintf(path, path_bytes, "%s%s%s", *text == '/' ? "" : "/", text,
-	    n > 0 && text[n - 1] == '/' ? "" : "/");
+	int r =
+	    snprintf(path, path_bytes, "%s%s%s", *text == '/' ? "" : "/", text, n > 0 && text[n - 1] == '/' ? "" : "/");
 
 	if (n == 0)
 		r = snprintf(path, path_bytes, "/");
@@ -215,8 +226,8 @@ set_defaults(struct relay_options *o)
 	memset(o, 0, sizeof(*o));
 	o->hub.autocreate = true;
 	o->http.read_ns = o->http.write_ns = -1;
-#define X(id, name, value, fallback, text)			\
-	if ((fallback) != NULL)					\
+#define X(id, name, value, fallback, text) \
+	if ((fallback) != NULL) \
 		option_set(o, OPTION_##id, (fallback));
 	RELAY_OPTIONS(X)
 #undef X
@@ -226,10 +237,11 @@ int
 relay_options_parse(int argc, char **argv, struct relay_options *o)
 {
 	static const struct option table[] = {
-#define X(id, name, value, fallback, text) { name, (value) != NULL ? required_argument : no_argument, NULL, OPTION_##id },
+#define X(id, name, value, fallback, text) \
+	{ name, (value) != NULL ? required_argument : no_argument, NULL, OPTION_##id },
 		RELAY_OPTIONS(X)
 #undef X
-		{ NULL, 0, NULL, 0 },
+		    { NULL, 0, NULL, 0 },
 	};
 	int id, idx = -1;
 
@@ -245,7 +257,8 @@ relay_options_parse(int argc, char **argv, struct relay_options *o)
 			return RELAY_OPTIONS_HELP;
 		}
 		if (!option_set(o, id, optarg)) {
-			fprintf(stderr, "millrace relay: \"%s\" is not a value of --%s; see --help\n", optarg, table[idx].name);
+			fprintf(stderr, "millrace relay: \"%s\" is not a value of --%s; see --help\n", optarg,
+			    table[idx].name);
 			return RELAY_OPTIONS_BAD;
 		}
 	}

@@ -16,7 +16,7 @@ struct relay_options {
 
 enum relay_options_result {
 	RELAY_OPTIONS_HELP = 1, /* printed what was asked for: exit with 0 */
-	RELAY_OPTIONS_BAD,	/* told on standard error: exit with 100 */
+	RELAY_OPTIONS_BAD,      /* told on standard error: exit with 100 */
 };
 /* 0 or enum relay_options_result. *options points into itself and into argv. */
 int relay_options_parse(int argc, char **argv, struct relay_options *options);

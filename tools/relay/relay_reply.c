@@ -5,8 +5,9 @@
  * A reply to HTTP/1.0, or to a client that asked for it, or one that comes while the request is unfinished and
  * says so, ends the connection. Media are queued as references to segment chunks and never copied.
  */
-#include "tools/relay/relay_conn.h"
 #include "base/assert.h"
+#include "base/clock.h"
+#include "tools/relay/relay_conn.h"
 
 #include <event2/buffer.h>
 #include <stdarg.h>
@@ -37,7 +38,8 @@ void
 relay_reply_continue(struct relay_conn *conn)
 {
 	MR_ASSERT(!conn->reply_begun);
-	if (conn->parser.http_major == 1 && conn->parser.http_minor >= 1)
+	if (conn->parser.http_major == 1 && conn->parser.http_minor >= 1 &&
+	    evbuffer_get_length(output_of(conn)) < RELAY_OUTPUT_LOW) /* else the client does not read */
 		evbuffer_add_printf(output_of(conn), "HTTP/1.1 100 Continue\r\n\r\n");
 }
 
@@ -54,8 +56,7 @@ relay_reply_begin(struct relay_conn *conn, int status, bool close)
 		conn->close_after = true;
 	gmtime_r(&now, &tm);
 	strftime(date, sizeof(date), "%a, %d %b %Y %H:%M:%S GMT", &tm);
-	evbuffer_add_printf(
-	    output_of(conn), "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, status_phrase(status), date);
+	evbuffer_add_printf(output_of(conn), "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, status_phrase(status), date);
 	if (conn->close_after)
 		relay_reply_header(conn, "Connection", "close");
 }
@@ -76,6 +77,7 @@ static void
 reply_done(struct relay_conn *conn)
 {
 	conn->reply_complete = true;
+	conn->since_ns = clock_now_ns();
 	relay_request_drop(conn);
 	if (conn->close_after)
 		relay_conn_set(conn, RELAY_CONN_FLUSH);

@@ -6,11 +6,11 @@
  * its reply's head with the first of them; or a publisher, which holds a slot from its head on and is answered
  * when its body ends or, while it is parked, when its segment or channel is closed.
  */
-#include "tools/relay/relay_conn.h"
-#include "tools/relay/relay_route.h"
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "tools/relay/relay_conn.h"
+#include "tools/relay/relay_route.h"
 
 #include <event2/buffer.h>
 #include <stddef.h>
@@ -348,7 +348,8 @@ relay_request_begin(struct relay_conn *conn)
 	enum relay_route route = relay_route_parse(conn->target, conn->server->config.path, &name, &seq);
 	bool get = conn->parser.method == HTTP_GET || conn->parser.method == HTTP_HEAD;
 
-	if (conn->header_seen[RELAY_HEADER_EXPECT] && strcasecmp(conn->header[RELAY_HEADER_EXPECT], "100-continue") != 0)
+	if (conn->header_seen[RELAY_HEADER_EXPECT] &&
+	    strcasecmp(conn->header[RELAY_HEADER_EXPECT], "100-continue") != 0)
 		relay_reply_error(conn, 417, true, "Expectation Failed");
 	else if (route == RELAY_ROUTE_NONE)
 		relay_reply_error(conn, 404, false, "404 page not found");

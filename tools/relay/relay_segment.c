@@ -79,9 +79,7 @@ relay_segment_new(struct relay_memory *memory, int64_t seq)
 
 	if (segment == NULL)
 		return NULL;
-	*segment = (struct relay_segment){
-		.magic = RELAY_SEGMENT_MAGIC, .refs = 1, .seq = seq, .memory = memory
-	};
+	*segment = (struct relay_segment){ .magic = RELAY_SEGMENT_MAGIC, .refs = 1, .seq = seq, .memory = memory };
 	TAILQ_INIT(&segment->watches);
 	return segment;
 }
@@ -240,8 +238,8 @@ relay_segment_detach(struct relay_segment **slot)
 /* ---- cursors ---------------------------------------------------------- */
 
 size_t
-relay_cursor_peek(struct relay_cursor *cursor, const struct relay_segment *segment, size_t max, struct relay_chunk **chunk,
-    const uint8_t **bytes)
+relay_cursor_peek(struct relay_cursor *cursor, const struct relay_segment *segment, size_t max,
+    struct relay_chunk **chunk, const uint8_t **bytes)
 {
 	size_t n;
 

@@ -24,11 +24,11 @@ struct relay_segment;
 TAILQ_HEAD(relay_segment_list, relay_segment);
 
 struct relay_memory {
-	size_t used_bytes;		    /* capacity of all chunks, whoever holds them */
-	size_t max_bytes;		    /* of all segments together */
-	size_t segment_max_bytes;	    /* of the data of one */
+	size_t used_bytes;                  /* capacity of all chunks, whoever holds them */
+	size_t max_bytes;                   /* of all segments together */
+	size_t segment_max_bytes;           /* of the data of one */
 	struct relay_segment_list detached; /* out of their channel's window but still held; oldest first */
-	uint64_t cut_count;		    /* segments that were taken from slow readers */
+	uint64_t cut_count;                 /* segments that were taken from slow readers */
 };
 
 struct relay_chunk {
@@ -50,9 +50,9 @@ struct relay_segment {
 #define RELAY_SEGMENT_MAGIC 0x5e63e27u
 	unsigned refs;
 	int64_t seq;
-	bool closed;   /* no byte will follow; stays in the window until its slot is reused */
-	bool detached; /* on memory->detached */
-	bool cut;      /* its bytes were taken back; readers must be told by breaking the connection */
+	bool closed;    /* no byte will follow; stays in the window until its slot is reused */
+	bool detached;  /* on memory->detached */
+	bool cut;       /* its bytes were taken back; readers must be told by breaking the connection */
 	unsigned epoch; /* +1 when the bytes were replaced (old flavor) */
 	uint64_t bytes;
 	struct relay_chunk *first, *last;
@@ -94,8 +94,8 @@ void relay_segment_watch(struct relay_segment *segment, struct relay_watch *watc
 void relay_segment_unwatch(struct relay_segment *segment, struct relay_watch *watch);
 
 /* The bytes at the cursor, contiguous, at most `max`; 0: none now. The caller refs *chunk to keep the bytes. */
-size_t relay_cursor_peek(
-    struct relay_cursor *cursor, const struct relay_segment *segment, size_t max, struct relay_chunk **chunk, const uint8_t **bytes);
+size_t relay_cursor_peek(struct relay_cursor *cursor, const struct relay_segment *segment, size_t max,
+    struct relay_chunk **chunk, const uint8_t **bytes);
 void relay_cursor_advance(struct relay_cursor *cursor, size_t count);
 
 struct relay_chunk *relay_chunk_ref(struct relay_chunk *chunk);
