@@ -146,8 +146,9 @@ is_held(const struct ring_tx *tx, uint64_t word)
 {
 	bool held = false;
 
+	/* Only the holds that the consumer was granted count: with all of a page's words it could pin every slot. */
 	for (uint32_t i = 0; i < tx->geom.consumer_count; i++)
-		for (unsigned k = 0; k < RING_HOLDS_MAX; k++)
+		for (unsigned k = 0; k < tx->geom.hold_count[i]; k++)
 			/* acquire: a hold that is gone was released after the last read of the payload; pairs with
 			 * the release store in ring_release() */
 			held |= atomic_load_explicit(&tx->cons[i]->hold[k], memory_order_acquire) == word;
@@ -361,6 +362,7 @@ static uint64_t
 scan_once(struct ring_rx *rx, uint64_t *floor_out)
 {
 	uint64_t word[RING_SLOTS_MAX], newest = rx->last, floor, best = 0;
+	uint64_t highest = (rx->joined_at > rx->last ? rx->joined_at : rx->last) + SEQ_WINDOW;
 
 	for (unsigned i = 0; i < rx->geom.slot_count; i++) {
 		uint64_t w = load_state(rx, i), seq = ring_word_seq(w);
@@ -368,7 +370,7 @@ scan_once(struct ring_rx *rx, uint64_t *floor_out)
 		word[i] = 0;
 		if (w == 0 || (w & RING_STEAL) != 0 || seq <= rx->last)
 			continue;
-		if (ring_word_slot(w) != i || seq > rx->last + SEQ_WINDOW) {
+		if (ring_word_slot(w) != i || seq > highest) {
 			rx->counts.violations++;
 			continue;
 		}
@@ -567,9 +569,10 @@ ring_rx_wait(struct ring_rx *rx, int64_t deadline_ns)
 {
 	/* acquire: pairs with the release store of the bell in ring_publish() */
 	uint32_t bell = atomic_load_explicit(&rx->prod->bell, memory_order_acquire);
-	uint64_t floor;
+	uint64_t floor, word = scan_once(rx, &floor);
 
-	if (scan_once(rx, &floor) != 0)
+	/* In BLOCK ring_take() accepts the next frame only: a peer that leaves a gap must not make us spin. */
+	if (word != 0 && (rx->geom.policy != CTL_POLICY_BLOCK || ring_word_seq(word) == floor + 1))
 		return;
 	bell_wait(&rx->prod->bell, bell, deadline_ns);
 }
@@ -605,6 +608,25 @@ ring_rx_geom(const struct ring_rx *rx)
 
 /* ---- recovery --------------------------------------------------------- */
 
+static bool
+in_generation(const struct ring_rx *rx, uint64_t seq)
+{
+	return seq >= rx->geom.first_seq && seq - rx->geom.first_seq < UINT32_MAX;
+}
+
+/* A hold word that an honest predecessor can have written: somebody who can write our page may have forged it. */
+static bool
+hold_is_plausible(const struct ring_rx *rx, unsigned k, uint64_t held)
+{
+	if ((held & RING_STEAL) != 0 || ring_word_slot(held) >= rx->geom.slot_count ||
+	    !in_generation(rx, ring_word_seq(held)) || k >= rx->geom.hold_count[rx->geom.consumer_idx])
+		return false;
+	for (unsigned i = 0; i < k; i++)
+		if (rx->recovered[i] == held)
+			return false;
+	return true;
+}
+
 /* What the previous incarnation held in hold k: its word if the frame is still there, else 0. */
 static uint64_t
 recover_hold(struct ring_rx *rx, unsigned k, int64_t deadline_ns)
@@ -616,8 +638,7 @@ recover_hold(struct ring_rx *rx, unsigned k, int64_t deadline_ns)
 	rx->hold[k] = held;
 	if (held == 0)
 		return 0;
-	if ((held & RING_STEAL) != 0 || slot >= rx->geom.slot_count ||
-	    k >= rx->geom.hold_count[rx->geom.consumer_idx]) {
+	if (!hold_is_plausible(rx, k, held)) {
 		rx->counts.violations++;
 		goto clear;
 	}
@@ -664,6 +685,24 @@ recover(struct ring_rx *rx)
 	rx->last = last;
 }
 
+/*
+ * Where the producer is when we join. A consumer may join long after the ring was made (a worker that failed all night):
+ * the window of believable sequences then starts here and not at `last`.
+ */
+static uint64_t
+newest_in_page(const struct ring_rx *rx)
+{
+	uint64_t newest = rx->last;
+
+	for (unsigned i = 0; i < rx->geom.slot_count; i++) {
+		uint64_t seq = ring_word_seq(load_state(rx, i));
+
+		if (in_generation(rx, seq) && seq > newest)
+			newest = seq;
+	}
+	return newest;
+}
+
 int
 ring_rx_new(const struct ring_geom *geom, const struct ring_prod *prod, const uint8_t *data, struct ring_cons *cons,
     struct ring_rx **out)
@@ -682,6 +721,7 @@ ring_rx_new(const struct ring_geom *geom, const struct ring_prod *prod, const ui
 	rx->last = geom->first_seq - 1;
 	if (geom->recovering)
 		recover(rx);
+	rx->joined_at = newest_in_page(rx);
 	*out = rx;
 	return 0;
 }

@@ -106,30 +106,28 @@ struct wanted_fd {
 	int seals;
 };
 
-/* One memfd is what it should be; its inode goes to *ino. */
+/* One memfd is what it should be; *st says which it is. */
 static bool
-fd_ok(int fd, const struct wanted_fd *want, ino_t *ino)
+fd_ok(int fd, const struct wanted_fd *want, struct stat *st)
 {
-	struct stat st;
 	int flags = fcntl(fd, F_GETFL), seals = fcntl(fd, F_GET_SEALS);
 
-	if (flags == -1 || seals == -1 || fstat(fd, &st) == -1)
+	if (flags == -1 || seals == -1 || fstat(fd, st) == -1)
 		return false;
-	*ino = st.st_ino;
-	return (flags & O_ACCMODE) == want->access && (uint64_t)st.st_size == want->bytes &&
+	return (flags & O_ACCMODE) == want->access && (uint64_t)st->st_size == want->bytes &&
 	    (seals & want->seals) == want->seals;
 }
 
 static bool
 all_fds_ok(const int *fds, const struct wanted_fd *want, unsigned count)
 {
-	ino_t ino[2 + RING_CONSUMERS_MAX];
+	struct stat st[2 + RING_CONSUMERS_MAX];
 
 	for (unsigned i = 0; i < count; i++) {
-		if (!fd_ok(fds[i], &want[i], &ino[i]))
+		if (!fd_ok(fds[i], &want[i], &st[i]))
 			return false;
 		for (unsigned k = 0; k < i; k++)
-			if (ino[k] == ino[i])
+			if (st[k].st_dev == st[i].st_dev && st[k].st_ino == st[i].st_ino)
 				return false;
 	}
 	return true;

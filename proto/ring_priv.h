@@ -31,6 +31,7 @@ struct ring_rx {
 	struct ring_cons *cons;
 	int doorbell; /* -1: none */
 	uint64_t last;			      /* newest sequence taken */
+	uint64_t joined_at;		      /* newest sequence when we attached */
 	uint64_t hold[RING_HOLDS_MAX];	      /* what we last stored */
 	uint64_t recovered[RING_HOLDS_MAX];   /* words to deliver again; 0: none */
 	uint32_t bell;
