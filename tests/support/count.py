@@ -17,6 +17,7 @@ import sys
 TAP_LINE = re.compile(r"^(not )?ok\b(.*)$")
 TAP_PLAN = re.compile(r"^1\.\.(\d+)")
 TAP_SKIP = re.compile(r"#\s*skip", re.IGNORECASE)
+COMMENTS_MAX = 40
 SYNTHESIS = re.compile(r"Synthesis: Tested: (\d+) \| Passing: (\d+) \| Failing: (\d+)")
 
 
@@ -59,6 +60,20 @@ def count_test(entry):
     return passed, max(1, failed), skipped
 
 
+def failures(entry):
+    """What a failed test said: its failed cases, each with the comments before it."""
+    said, comments = [], []
+    for line in (entry.get("stdout") or "").splitlines():
+        if line.startswith("#"):
+            comments.append(line)
+        elif line.startswith("not ok"):
+            said += comments[-COMMENTS_MAX:] + [line]
+            comments = []
+        elif line.startswith("ok"):
+            comments = []
+    return said or comments[-COMMENTS_MAX:]
+
+
 def main():
     path = os.path.join(sys.argv[1], "meson-logs", "testlog.json")
     passed = failed = skipped = 0
@@ -71,11 +86,13 @@ def main():
                 p, f, s = count_test(entry)
                 passed, failed, skipped = passed + p, failed + f, skipped + s
                 if f:
-                    print(f"failed: {entry['name']}: {entry['result']}")
+                    print(f"\nfailed: {entry['name']}: {entry['result']}")
+                    for said in failures(entry):
+                        print(f"  {said}")
     except OSError as error:
         print(f"no test log: {error}")
         return 1
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    print(f"\n{passed} passed, {failed} failed, {skipped} skipped")
     return 0 if failed == 0 and passed > 0 else 1
 
 
