@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The input
+ *
+ * The reader thread owns the FFmpeg contexts after pub_input_start(); the queue between it and the main thread is the
+ * only thing shared, under one mutex, with an eventfd that follows "there is something to look at".
+ *
+ * Timeline: everything is brought to 1/90000 s. MPEG-TS keeps its own timestamps; other inputs may begin below zero,
+ * which MPEG-TS cannot say, and are moved by a second. Each further pass of --loop is moved by the length of the
+ * first, from the earliest packet of any track to the end of the last. The input is opened anew for it, which works for
+ * everything, where seeking does not. Timestamps that are missing (a raw stream) are counted from the frame rate.
+ *
+ * The thread is never joined: it may hang in a read of standard input, and the program ends by exiting.
+ */
+#include "base/clock.h"
+#include "base/fd.h"
+#include "tools/publish/pub_input.h"
+
+#include <errno.h>
+#include <libavutil/avutil.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define PUB_QUEUE_COUNT 256
+
+struct pub_input {
+	/* immutable after open */
+	const struct pub_options *options;
+	struct pub_track tracks[PUB_TRACK_COUNT_MAX];
+	int track_count;
+	bool is_file;
+	char note[256];
+	/* reader thread only */
+	AVFormatContext *av;
+	int64_t offset_90k;		       /* of this pass */
+	int64_t start_90k, end_90k;	       /* of the input, before the offset */
+	int64_t next_dts[PUB_TRACK_COUNT_MAX]; /* for packets without one */
+	bool first;			       /* the next packet begins a pass */
+	bool wait_key;			       /* nothing before the first keyframe of a pass is of use */
+	/* under the mutex */
+	pthread_mutex_t mutex;
+	pthread_cond_t room;
+	struct pub_packet queue[PUB_QUEUE_COUNT];
+	unsigned head, count;
+	bool over;
+	char error[160];
+	int event_fd;
+};
+
+/* ---- opening ---------------------------------------------------------- */
+
+static int
+av_open(const struct pub_options *options, AVFormatContext **out, char *why, size_t bytes)
+{
+	bool is_stdin = strcmp(options->input, "-") == 0;
+	const AVInputFormat *format = options->format ? av_find_input_format(options->format) : NULL;
+	AVDictionary *dict = NULL;
+	int r;
+
+	if (options->format != NULL && format == NULL) {
+		snprintf(why, bytes, "FFmpeg has no input format %s; `ffmpeg -formats` lists them", options->format);
+		return -1;
+	}
+	if (is_stdin) /* live: what arrives in a second has to be enough to know the streams */
+		av_dict_set(&dict, "analyzeduration", "1000000", 0);
+	r = avformat_open_input(out, is_stdin ? "pipe:0" : options->input, format, &dict);
+	av_dict_free(&dict);
+	if (r >= 0)
+		r = avformat_find_stream_info(*out, NULL);
+	if (r >= 0)
+		return 0;
+	avformat_close_input(out);
+	if (r == AVERROR_INVALIDDATA)
+		snprintf(why, bytes, "not a media stream that FFmpeg knows");
+	else if (r == AVERROR_EOF)
+		snprintf(why, bytes, "it is empty");
+	else
+		snprintf(why, bytes, "%s", av_err2str(r));
+	return -1;
+}
+
+int
+pub_input_open(const struct pub_options *options, struct pub_input **out, char *why, size_t why_bytes)
+{
+	struct pub_input *in = calloc(1, sizeof(*in));
+
+	if (in == NULL) {
+		snprintf(why, why_bytes, "out of memory");
+		return -1;
+	}
+	in->options = options;
+	in->first = true;
+	in->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (in->event_fd == -1) {
+		snprintf(why, why_bytes, "%s", strerror(errno));
+		goto free_in;
+	}
+	if (av_open(options, &in->av, why, why_bytes) != 0)
+		goto close_event;
+	in->offset_90k = strcmp(in->av->iformat->name, "mpegts") == 0 ? 0 : 90000;
+	in->start_90k = INT64_MAX;
+	in->end_90k = INT64_MIN;
+	in->is_file = in->av->pb != NULL && (in->av->pb->seekable & AVIO_SEEKABLE_NORMAL);
+	in->track_count = pub_tracks_choose(in->tracks, in->av, why, in->note, sizeof(in->note));
+	if (in->track_count < 0)
+		goto close_av;
+	in->wait_key = in->tracks[0].video; /* video comes first, if there is any */
+	pthread_mutex_init(&in->mutex, NULL);
+	pthread_cond_init(&in->room, NULL);
+	*out = in;
+	return 0;
+close_av:
+	avformat_close_input(&in->av);
+close_event:
+	fd_close(&in->event_fd);
+free_in:
+	free(in);
+	return -1;
+}
+
+const char *
+pub_input_note(const struct pub_input *in)
+{
+	return in->note;
+}
+
+const struct pub_track *
+pub_input_tracks(const struct pub_input *in, int *count)
+{
+	*count = in->track_count;
+	return in->tracks;
+}
+
+bool
+pub_input_is_file(const struct pub_input *in)
+{
+	return in->is_file;
+}
+
+/* ---- the reader thread ------------------------------------------------ */
+
+static void
+event_signal(struct pub_input *in)
+{
+	uint64_t one = 1;
+
+	(void)!write(in->event_fd, &one, sizeof(one));
+}
+
+static void
+queue_put(struct pub_input *in, AVPacket *av_consume, int track)
+{
+	struct pub_packet *at;
+
+	pthread_mutex_lock(&in->mutex);
+	while (in->count == PUB_QUEUE_COUNT)
+		pthread_cond_wait(&in->room, &in->mutex);
+	at = &in->queue[(in->head + in->count) % PUB_QUEUE_COUNT];
+	*at = (struct pub_packet){ .av = av_consume, .track = track, .first = in->first };
+	in->first = false;
+	if (in->count++ == 0)
+		event_signal(in);
+	pthread_mutex_unlock(&in->mutex);
+}
+
+static void
+timeline_apply(struct pub_input *in, int index, AVPacket *p)
+{
+	const struct pub_track *track = &in->tracks[index];
+	const AVRational unit = { 1, 90000 };
+
+	av_packet_rescale_ts(p, track->time_base, unit);
+	p->time_base = unit;
+	if (p->duration <= 0)
+		p->duration = track->frame_90k;
+	if (p->dts == AV_NOPTS_VALUE)
+		p->dts = p->pts != AV_NOPTS_VALUE && in->next_dts[index] == 0 ? p->pts : in->next_dts[index];
+	if (p->pts == AV_NOPTS_VALUE)
+		p->pts = p->dts;
+	in->next_dts[index] = p->dts + p->duration;
+	if (p->dts < in->start_90k)
+		in->start_90k = p->dts;
+	if (p->dts + p->duration > in->end_90k)
+		in->end_90k = p->dts + p->duration;
+	p->pts += in->offset_90k;
+	p->dts += in->offset_90k;
+}
+
+static void
+packet_hand_on(struct pub_input *in, int index, AVPacket *av_consume)
+{
+	if (in->tracks[index].video && (av_consume->flags & AV_PKT_FLAG_KEY))
+		in->wait_key = false;
+	if (in->wait_key) {
+		av_packet_free(&av_consume);
+		return;
+	}
+	timeline_apply(in, index, av_consume);
+	if (av_consume->dts < 0) { /* more than a second below zero: nothing would show it */
+		av_packet_free(&av_consume);
+		return;
+	}
+	queue_put(in, av_consume, index);
+}
+
+static int
+packet_filter(struct pub_input *in, int index, AVPacket *av_consume)
+{
+	struct pub_track *track = &in->tracks[index];
+	AVPacket *out;
+	int r;
+
+	if (track->bsf == NULL) {
+		packet_hand_on(in, index, av_consume);
+		return 0;
+	}
+	r = av_bsf_send_packet(track->bsf, av_consume);
+	av_packet_free(&av_consume);
+	while (r >= 0) {
+		out = av_packet_alloc();
+		if (out == NULL)
+			return AVERROR(ENOMEM);
+		r = av_bsf_receive_packet(track->bsf, out);
+		if (r >= 0)
+			packet_hand_on(in, index, out);
+		else
+			av_packet_free(&out);
+	}
+	return r == AVERROR(EAGAIN) || r == AVERROR_EOF || r == AVERROR_INVALIDDATA ? 0 : r;
+}
+
+static int
+track_of(const struct pub_input *in, int stream_index)
+{
+	for (int i = 0; i < in->track_count; i++)
+		if (in->tracks[i].stream_index == stream_index)
+			return i;
+	return -1;
+}
+
+/* One pass over the input: AVERROR_EOF at its end, or what went wrong. */
+static int
+pass_read(struct pub_input *in)
+{
+	int r, index;
+
+	for (;;) {
+		AVPacket *p = av_packet_alloc();
+
+		if (p == NULL)
+			return AVERROR(ENOMEM);
+		r = av_read_frame(in->av, p);
+		index = r >= 0 ? track_of(in, p->stream_index) : -1;
+		if (r < 0 || index < 0 || p->size == 0) {
+			av_packet_free(&p);
+			if (r < 0)
+				return r;
+			continue;
+		}
+		r = packet_filter(in, index, p);
+		if (r < 0)
+			return r;
+	}
+}
+
+/* Opens the input again for the next pass. The tracks stay what they are. */
+static int
+pass_rewind(struct pub_input *in, char *why, size_t bytes)
+{
+	avformat_close_input(&in->av);
+	if (in->end_90k <= in->start_90k) {
+		snprintf(why, bytes, "nothing in it can be sent, so there is nothing to repeat");
+		return -1;
+	}
+	for (int i = 0; i < in->track_count; i++) {
+		in->next_dts[i] = 0;
+		if (in->tracks[i].bsf != NULL)
+			av_bsf_flush(in->tracks[i].bsf);
+	}
+	in->offset_90k += in->end_90k - in->start_90k;
+	in->first = true;
+	in->wait_key = in->tracks[0].video;
+	return av_open(in->options, &in->av, why, bytes);
+}
+
+static void *
+reader_main(void *arg)
+{
+	struct pub_input *in = arg;
+	char why[sizeof(in->error)] = "";
+	int r;
+
+	do {
+		r = pass_read(in);
+	} while (r == AVERROR_EOF && in->options->loop && pass_rewind(in, why, sizeof(why)) == 0);
+	if (r != AVERROR_EOF)
+		snprintf(why, sizeof(why), "%s", av_err2str(r));
+	pthread_mutex_lock(&in->mutex);
+	in->over = true;
+	memcpy(in->error, why, sizeof(why));
+	event_signal(in);
+	pthread_mutex_unlock(&in->mutex);
+	return NULL;
+}
+
+int
+pub_input_start(struct pub_input *in)
+{
+	pthread_t thread;
+	int r = pthread_create(&thread, NULL, reader_main, in);
+
+	if (r != 0)
+		return -r;
+	(void)pthread_detach(thread);
+	return 0;
+}
+
+/* ---- the main thread -------------------------------------------------- */
+
+int
+pub_input_fd(const struct pub_input *in)
+{
+	return in->event_fd;
+}
+
+const struct pub_packet *
+pub_input_peek(struct pub_input *in, bool *over)
+{
+	const struct pub_packet *packet = NULL;
+	uint64_t count;
+
+	pthread_mutex_lock(&in->mutex);
+	if (in->count > 0)
+		packet = &in->queue[in->head]; /* stays where it is until it is popped, by this thread */
+	else
+		(void)!read(in->event_fd, &count, sizeof(count));
+	*over = in->over && in->count == 0;
+	pthread_mutex_unlock(&in->mutex);
+	return packet;
+}
+
+void
+pub_input_pop(struct pub_input *in)
+{
+	AVPacket *av;
+
+	pthread_mutex_lock(&in->mutex);
+	av = in->queue[in->head].av;
+	in->head = (in->head + 1) % PUB_QUEUE_COUNT;
+	in->count--;
+	pthread_cond_signal(&in->room);
+	pthread_mutex_unlock(&in->mutex);
+	av_packet_free(&av);
+}
+
+const char *
+pub_input_error(const struct pub_input *in)
+{
+	return in->error[0] ? in->error : NULL; /* written once, before `over` was seen under the mutex */
+}
