@@ -69,10 +69,8 @@ sleep_ms(int64_t ms)
 static void
 hang(void)
 {
-	volatile uint64_t n = 0; /* so that the loop has something to do */
-
 	for (;;)
-		n = n + 1;
+		__asm__ volatile(""); /* a loop without an effect may be removed */
 }
 
 /* Ends the process, or never returns, for the modes that do. */
