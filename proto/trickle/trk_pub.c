@@ -234,7 +234,7 @@ trk_pub_open(struct trk_loop *loop, const struct trk_pub_config *config, struct 
 	MR_ASSERT(config->callbacks != NULL);
 	pub->member = (struct trk_member){ .magic = TRK_PUB_MAGIC, .pump = pub_pump, .free = pub_free };
 	pub->preconnect = config->preconnect;
-	pub->resume = pub->reset = config->resume;
+	pub->resume = config->resume;
 	pub->phase = config->create ? TRK_PUB_CREATE : config->resume ? TRK_PUB_NEXT : TRK_PUB_RUN;
 	pub->queue_bytes_max = config->queue_bytes_max ? config->queue_bytes_max : TRK_PUB_QUEUE_DEFAULT;
 	pub->park_ns = config->park_ns ? config->park_ns : TRK_PARK_DEFAULT_NS;

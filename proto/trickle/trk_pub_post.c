@@ -46,7 +46,7 @@ post_start(struct trk_pub *pub, int64_t seq)
 {
 	char *url = trk_url_make_seq(&pub->url, seq);
 	struct trk_req_config config = {
-		.method = TRK_POST_STREAM, .url = url, .mime = pub->mime, .reset = pub->reset,
+		.method = TRK_POST_STREAM, .url = url, .mime = pub->mime, .reset = pub->resume && seq == pub->first_seq,
 	};
 	struct trk_req *req = NULL;
 
@@ -164,7 +164,6 @@ seg_answered(struct trk_pub *pub, struct trk_seg *seg, int64_t now)
 		seg_failed(pub, seg, act, now);
 		return;
 	}
-	pub->reset = false;
 	trk_backoff_reset(&pub->backoff);
 	trk_pub_seg_finish(pub, seg, true);
 }

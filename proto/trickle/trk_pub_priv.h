@@ -53,7 +53,8 @@ struct trk_pub {
 	size_t queued_bytes;
 	/* requests */
 	enum trk_pub_phase phase;
-	bool resume, reset;	/* reset: the first POST has not been answered yet */
+	bool resume;
+	int64_t first_seq;	/* only its POST says Reset, which closes all segments before */
 	struct trk_req *errand; /* of the phase */
 	struct trk_req *parked; /* POST of next_seq, without a byte */
 	int64_t next_seq;

@@ -93,7 +93,7 @@ phase_answered(struct trk_pub *pub, const struct trk_req *req)
 		seq = next_of(req);
 		if (reply->status == 200 && seq != TRK_SEQ_NONE) {
 			pub->seen = true;
-			pub->next_seq = seq;
+			pub->next_seq = pub->first_seq = seq;
 			pub->phase = TRK_PUB_RUN;
 			return true;
 		}
@@ -106,7 +106,7 @@ phase_answered(struct trk_pub *pub, const struct trk_req *req)
 			return false;
 		if (reply->status == 470 && reply->latest != TRK_SEQ_NONE) {
 			pub->seen = true;
-			pub->next_seq = reply->latest;
+			pub->next_seq = pub->first_seq = reply->latest;
 		}
 		pub->phase = TRK_PUB_RUN;
 		return true;
