@@ -28,7 +28,7 @@
 
 enum {
 	SDK_CAPACITY_MAX = 64,
-	SDK_GENERATIONS_MAX = 3, /* two are usual, a third while the oldest waits for a release */
+	SDK_GENERATIONS_MAX = 3, /* two are usual; a third while the application holds frames of the oldest */
 	SDK_HELD_MAX = 2 * SDK_GENERATIONS_MAX * RING_HOLDS_MAX,
 	SDK_MUST_SEND_MS = 2000,    /* the supervisor always reads; longer than this and it is gone */
 	SDK_HANDSHAKE_MS = 10000,

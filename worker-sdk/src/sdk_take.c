@@ -233,20 +233,31 @@ take_frame(struct mr_worker *w, struct mr_item *item)
 	return 0;
 }
 
+/* In rings that are drained are closed, also while mr_take() waits. */
+static int
+reap_rings(struct mr_worker *w)
+{
+	for (unsigned i = 0; i < w->config.capacity; i++) {
+		struct mr_session *s = w->session[i];
+
+		for (unsigned t = 0; s != NULL && s->state == SDK_OPEN && t < SDK_TRACK_COUNT; t++) {
+			int r = sdk_track_reap(&s->track[t]);
+
+			if (r < 0)
+				return err_trace(r);
+		}
+	}
+	return 0;
+}
+
 /* What the last item lent to the application ends here: parameters that it did not answer are accepted. */
 static int
 finish_last_item(struct mr_worker *w)
 {
-	int r;
-
 	for (unsigned i = 0; i < w->config.capacity; i++) {
 		struct mr_session *s = w->session[i];
+		int r = s != NULL && s->state != SDK_FREE ? sdk_answer_params(s, 0, NULL) : 0;
 
-		if (s == NULL || s->state == SDK_FREE)
-			continue;
-		r = sdk_answer_params(s, 0, NULL);
-		for (unsigned t = 0; r == 0 && s->state == SDK_OPEN && t < SDK_TRACK_COUNT; t++)
-			r = sdk_track_reap(&s->track[t]);
 		if (r < 0)
 			return err_trace(r);
 	}
@@ -289,7 +300,8 @@ look(struct mr_worker *w, struct mr_item *item)
 		return err_trace(r);
 	if (w->gone || (w->draining && !has_sessions(w)))
 		return -ESHUTDOWN;
-	return take_frame(w, item);
+	r = take_frame(w, item);
+	return r != 0 ? r : reap_rings(w);
 }
 
 static int64_t

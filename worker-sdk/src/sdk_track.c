@@ -62,46 +62,6 @@ format_fits(const struct sdk_track *t, const struct ring_geom *g)
 	return g->format == (t->id == SDK_VIDEO ? worker_of(t)->config.format : (uint32_t)FORMAT_F32);
 }
 
-int
-sdk_track_open_in(struct sdk_track *t, const struct ctl_ring_open *open, int *fds, unsigned fd_count)
-{
-	struct epoll_event ev = { .events = EPOLLIN };
-	struct ring_rx *rx;
-	struct sdk_in *in;
-	int r = ring_rx_open(open, fds, fd_count, &rx);
-
-	if (r < 0)
-		return err_trace(r);
-	if (t->in_count == SDK_GENERATIONS_MAX || !format_fits(t, ring_rx_geom(rx))) {
-		r = err_origin(-EPROTO);
-		goto close_rx;
-	}
-	in = calloc(1, sizeof(*in));
-	if (in == NULL) {
-		r = err_origin(-ENOMEM);
-		goto close_rx;
-	}
-	*in = (struct sdk_in){
-		.magic = SDK_IN_MAGIC, .track = t, .rx = rx, .generation = open->generation, .look = true,
-		.ended = open->ended != 0,
-	};
-	ev.data.ptr = in;
-	if (ring_rx_fd(rx) >= 0) {
-		if (epoll_ctl(worker_of(t)->epoll, EPOLL_CTL_ADD, ring_rx_fd(rx), &ev) == -1) {
-			r = err_origin(-errno);
-			goto free_in;
-		}
-		in->polled = true;
-	}
-	t->in[t->in_count++] = in;
-	return say_ring(t, CTL_MAPPED, open->ring_id, open->generation, open->hdr.txn);
-free_in:
-	free(in);
-close_rx:
-	ring_rx_close(&rx);
-	return r;
-}
-
 static void
 stop_polling(struct sdk_in *in)
 {
@@ -140,23 +100,86 @@ sdk_track_ended(struct sdk_track *t, uint32_t generation)
 	}
 }
 
+/* Closes the i-th in ring and says so. */
+static int
+close_in(struct sdk_track *t, unsigned i)
+{
+	struct sdk_in *in = t->in[i];
+	uint32_t ring_id = ring_rx_geom(in->rx)->ring_id, generation = in->generation;
+
+	in_free(in);
+	t->in_count--;
+	for (; i < t->in_count; i++)
+		t->in[i] = t->in[i + 1];
+	return say_ring(t, CTL_RING_CLOSED, ring_id, generation, 0);
+}
+
 int
 sdk_track_reap(struct sdk_track *t)
 {
-	while (t->in_count > 0 && t->in[0]->drained && t->in[0]->held_count == 0) {
-		struct sdk_in *in = t->in[0];
-		uint32_t ring_id = ring_rx_geom(in->rx)->ring_id, generation = in->generation;
+	for (unsigned i = 0; i < t->in_count;) {
 		int r;
 
-		in_free(in);
-		t->in_count--;
-		for (unsigned i = 0; i < t->in_count; i++)
-			t->in[i] = t->in[i + 1];
-		r = say_ring(t, CTL_RING_CLOSED, ring_id, generation, 0);
+		if (!t->in[i]->drained || t->in[i]->held_count > 0) {
+			i++;
+			continue;
+		}
+		r = close_in(t, i);
 		if (r < 0)
 			return err_trace(r);
 	}
 	return 0;
+}
+
+/* Generations come faster than they are drained: the oldest of which nothing is held goes, with what is in it. */
+static int
+make_room(struct sdk_track *t)
+{
+	for (unsigned i = 0; i < t->in_count; i++)
+		if (t->in[i]->held_count == 0)
+			return close_in(t, i);
+	return err_origin(-EPROTO);
+}
+
+int
+sdk_track_open_in(struct sdk_track *t, const struct ctl_ring_open *open, int *fds, unsigned fd_count)
+{
+	struct epoll_event ev = { .events = EPOLLIN };
+	struct ring_rx *rx;
+	struct sdk_in *in;
+	int r = ring_rx_open(open, fds, fd_count, &rx);
+
+	if (r < 0)
+		return err_trace(r);
+	r = format_fits(t, ring_rx_geom(rx)) ? 0 : err_origin(-EPROTO);
+	if (r == 0 && t->in_count == SDK_GENERATIONS_MAX)
+		r = make_room(t);
+	if (r < 0)
+		goto close_rx;
+	in = calloc(1, sizeof(*in));
+	if (in == NULL) {
+		r = err_origin(-ENOMEM);
+		goto close_rx;
+	}
+	*in = (struct sdk_in){
+		.magic = SDK_IN_MAGIC, .track = t, .rx = rx, .generation = open->generation, .look = true,
+		.ended = open->ended != 0,
+	};
+	ev.data.ptr = in;
+	if (ring_rx_fd(rx) >= 0) {
+		if (epoll_ctl(worker_of(t)->epoll, EPOLL_CTL_ADD, ring_rx_fd(rx), &ev) == -1) {
+			r = err_origin(-errno);
+			goto free_in;
+		}
+		in->polled = true;
+	}
+	t->in[t->in_count++] = in;
+	return say_ring(t, CTL_MAPPED, open->ring_id, open->generation, open->hdr.txn);
+free_in:
+	free(in);
+close_rx:
+	ring_rx_close(&rx);
+	return r;
 }
 
 /* ---- out ring --------------------------------------------------------- */
