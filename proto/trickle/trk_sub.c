@@ -22,7 +22,7 @@
 
 #define TRK_SUB_MAGIC	       0x74726b73u
 #define TRK_SUB_BUFFER	       (256u << 10)
-#define TRK_SUB_ABSENT_STEP_NS (500 * CLOCK_MS_NS)  /* at most, between two looks at a channel that is not there yet */
+#define TRK_SUB_ABSENT_STEP_NS (250 * CLOCK_MS_NS)  /* at most, between two looks at a channel that is not there yet */
 #define TRK_SUB_OVERTAKEN_NS   (2 * CLOCK_SEC_NS)   /* of standing still while the next segment flows */
 #define TRK_SUB_FRUITLESS_MAX  3		    /* replies without a byte before each more is paused for */
 #define TRK_SUB_STALL_STEPS    8		    /* the wait for a stalled segment grows to so many times stall_ns */

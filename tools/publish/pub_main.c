@@ -33,7 +33,8 @@
 #define PUB_BATCH_MAX	  32	       /* packets between two turns of the loop */
 #define PUB_LATE_NS_MAX	  (3 * CLOCK_SEC_NS)
 #define PUB_JUMP_NS_MAX	  (10 * CLOCK_SEC_NS)
-#define PUB_FLUSH_NS_MAX  (10 * CLOCK_SEC_NS) /* without a byte being taken */
+#define PUB_FLUSH_NS_MAX  (10 * CLOCK_SEC_NS) /* without a byte being taken, at the end of the input */
+#define PUB_STOP_NS_MAX	  (2 * CLOCK_SEC_NS)  /* likewise, when somebody waits for the program to stop */
 
 enum { EXIT_CLOSED = 1, EXIT_BAD = 100, EXIT_SYSTEM = 111 };
 
@@ -226,7 +227,7 @@ publish_flush(struct publish *p)
 		if (stats.bytes + stats.segments != moved)
 			progress_ns = now;
 		moved = stats.bytes + stats.segments;
-		if (now - progress_ns > PUB_FLUSH_NS_MAX)
+		if (now - progress_ns > (p->stop ? PUB_STOP_NS_MAX : PUB_FLUSH_NS_MAX))
 			return fail(EXIT_SYSTEM, p->options.url, "does not take the rest; given up");
 		r = turn(p, false, now + CLOCK_SEC_NS);
 	}
