@@ -245,10 +245,13 @@ def pipeline_round(options):
     }
 
 
-FFMPEG = ("ffmpeg -hide_banner -v error -nostats -progress pipe:1 -re -stream_loop -1 -i {clip} -map 0:v:0 -map 0:a:0? "
-          "-vf fps={fps},scale={side}:{side}:force_original_aspect_ratio=increase:flags=bilinear,"
+# Threads, scaler, rate and audio settings as in ingest and egress: with more threads ffmpeg needs more CPU time.
+FFMPEG = ("ffmpeg -hide_banner -v error -nostats -progress pipe:1 -threads 1 -re -stream_loop -1 -i {clip} "
+          "-map 0:v:0 -map 0:a:0? -filter_threads 1 "
+          "-vf fps={fps},scale={side}:{side}:force_original_aspect_ratio=increase:flags=bicubic,"
           "crop={side}:{side},format=rgb24,format=yuv420p "
-          "-c:v libx264 -preset superfast -tune zerolatency -bf 0 -g 48 -c:a libopus -b:a 96k -f mpegts -y /dev/null")
+          "-c:v libx264 -preset superfast -tune zerolatency -crf 23 -bf 0 -g 48 -threads 1 "
+          "-c:a libopus -ar 48000 -b:a 112k -compression_level:a 5 -f mpegts -y /dev/null")
 
 
 def ffmpeg_round(options):
