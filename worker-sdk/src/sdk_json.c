@@ -395,12 +395,14 @@ static int
 to_double(const struct value *v, double *out)
 {
 	locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* the application's decimal point is its own */
+	int keep = errno;
 	double d;
 
 	if (c == (locale_t)0)
 		return -ENOMEM;
 	d = strtod_l((const char *)v->at, NULL, c);
 	freelocale(c);
+	errno = keep;
 	if (!isfinite(d))
 		return -EINVAL;
 	*out = d;
