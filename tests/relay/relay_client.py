@@ -15,7 +15,7 @@ class Relay:
 
     def __init__(self, program, *options):
         self.child = subprocess.Popen([program, "--port", "0", *options], stdout=subprocess.PIPE,
-                                      stderr=subprocess.PIPE, text=True)
+                                      stderr=subprocess.PIPE, text=True, errors="replace")
         self.log = ""
         self.reader = threading.Thread(target=self._drain, daemon=True)
         self.reader.start()
@@ -25,6 +25,7 @@ class Relay:
         self.port = int(found.group(2))
         self.base = found.group(3)
         self.clients = []
+        self.status = None  # of its end, once a case has waited for it
 
     def _drain(self):
         for line in self.child.stderr:
@@ -36,23 +37,23 @@ class Relay:
     def __exit__(self, kind, value, trace):
         for client in self.clients:
             client.close()
-        alive = self.child.poll() is None
-        if alive:
+        alive = self.status is not None or self.child.poll() is None
+        if self.status is None:
             self.child.send_signal(signal.SIGTERM)
-        status = self.wait()
+            self.wait()
         if kind is None:
-            assert alive and status == 0, f"relay ended with {status}: {self.log[-2000:]}"
+            assert alive and self.status == 0, f"relay ended with {self.status}: {self.log[-2000:]}"
 
     def wait(self):
         try:
-            status = self.child.wait(TIMEOUT_S)
+            self.status = self.child.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.child.kill()
             raise
         self.reader.join(TIMEOUT_S)
         self.child.stdout.close()
         self.child.stderr.close()
-        return status
+        return self.status
 
     def connect(self, rcvbuf=None):
         client = Client(self.port, rcvbuf)

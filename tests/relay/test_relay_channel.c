@@ -397,6 +397,9 @@ Test(relay, targets)
 		{ "/a%4", "/", RELAY_ROUTE_BAD, NULL, NULL },
 		{ "/a%zz", "/", RELAY_ROUTE_BAD, NULL, NULL },
 		{ "/a%00b", "/", RELAY_ROUTE_BAD, NULL, NULL },
+		{ "/%c3%a9\xe2\x82\xac/0", "/", RELAY_ROUTE_SEGMENT, "\xc3\xa9\xe2\x82\xac", "0" },
+		{ "/a%ff", "/", RELAY_ROUTE_BAD, NULL, NULL },
+		{ "/a\xc3/0", "/", RELAY_ROUTE_BAD, NULL, NULL },
 		{ "/a/%0", "/", RELAY_ROUTE_BAD, NULL, NULL },
 	};
 

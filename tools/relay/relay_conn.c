@@ -116,7 +116,6 @@ header_begin(struct relay_conn *conn)
 		if (strcasecmp(conn->field, header_names[i]) != 0)
 			continue;
 		conn->header_idx = i;
-		conn->header_seen[i] = true;
 		conn->header[i][0] = '\0'; /* of two, the last one */
 	}
 }
@@ -210,10 +209,8 @@ request_reset(struct relay_conn *conn)
 	conn->target[0] = conn->field[0] = '\0';
 	conn->header_idx = -1;
 	conn->value_seen = false;
-	for (int i = 0; i < RELAY_HEADER_COUNT; i++) {
+	for (int i = 0; i < RELAY_HEADER_COUNT; i++)
 		conn->header[i][0] = '\0';
-		conn->header_seen[i] = false;
-	}
 	conn->parse_status = 0;
 	conn->skipped_bytes = 0;
 	conn->body_complete = conn->reply_begun = conn->reply_complete = false;

@@ -78,8 +78,7 @@ struct relay_conn {
 	size_t field_bytes;
 	int header_idx;  /* enum relay_header of the value that is being read; -1: none of ours */
 	bool value_seen; /* of that header */
-	char header[RELAY_HEADER_COUNT][RELAY_HEADER_BYTES_MAX];
-	bool header_seen[RELAY_HEADER_COUNT];
+	char header[RELAY_HEADER_COUNT][RELAY_HEADER_BYTES_MAX]; /* "": not there */
 	int parse_status;       /* 0, or the status of the error reply */
 	bool body_complete;     /* of the request */
 	bool eof;               /* the peer sends no more */

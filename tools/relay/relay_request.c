@@ -32,6 +32,13 @@ is_new(struct relay_conn *conn)
 	return hub_of(conn)->config.flavor == RELAY_NEW;
 }
 
+/* An empty header counts as none. */
+static bool
+has_header(const struct relay_conn *conn, enum relay_header header)
+{
+	return conn->header[header][0] != '\0';
+}
+
 /* A watch only notes that there is something to do; the work is done from the event loop. */
 static void
 on_sub_changed(struct relay_watch *watch)
@@ -227,14 +234,14 @@ post_segment(struct relay_conn *conn, const char *name, const char *seq_text)
 	if (channel == NULL)
 		return;
 	conn->pub.watch.changed = on_pub_changed;
-	if (relay_pub_open(&conn->pub, channel, seq, conn->header_seen[RELAY_HEADER_RESET]) < 0) {
+	if (relay_pub_open(&conn->pub, channel, seq, has_header(conn, RELAY_HEADER_RESET)) < 0) {
 		relay_reply_error(conn, 503, true, "Out of memory");
 		return;
 	}
 	publisher_check(conn);
 	if (conn->reply_begun)
 		return;
-	if (conn->header_seen[RELAY_HEADER_EXPECT])
+	if (has_header(conn, RELAY_HEADER_EXPECT))
 		relay_reply_continue(conn);
 	conn->continue_at_ns = now_ns + conn->server->config.continue_ns;
 	if (conn->server->config.read_ns > 0)
@@ -348,7 +355,7 @@ relay_request_begin(struct relay_conn *conn)
 	enum relay_route route = relay_route_parse(conn->target, conn->server->config.path, &name, &seq);
 	bool get = conn->parser.method == HTTP_GET || conn->parser.method == HTTP_HEAD;
 
-	if (conn->header_seen[RELAY_HEADER_EXPECT] &&
+	if (has_header(conn, RELAY_HEADER_EXPECT) &&
 	    strcasecmp(conn->header[RELAY_HEADER_EXPECT], "100-continue") != 0)
 		relay_reply_error(conn, 417, true, "Expectation Failed");
 	else if (route == RELAY_ROUTE_NONE)

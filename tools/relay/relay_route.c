@@ -41,6 +41,26 @@ percent_decode(char *text)
 	return true;
 }
 
+/* Names are told in logs and JSON, so they have to be text. Overlong forms and surrogates are let through. */
+static bool
+is_utf8(const char *text)
+{
+	unsigned more = 0; /* continuation bytes to come */
+
+	for (const unsigned char *c = (const unsigned char *)text; *c != '\0'; c++) {
+		if (more > 0) {
+			if ((*c & 0xc0) != 0x80)
+				return false;
+			more--;
+		} else if (*c >= 0x80) {
+			if (*c < 0xc2 || *c > 0xf4)
+				return false;
+			more = *c >= 0xf0 ? 3 : *c >= 0xe0 ? 2 : 1;
+		}
+	}
+	return more == 0;
+}
+
 /* The path of an absolute URL, or `target` itself. */
 static char *
 path_of(char *target)
@@ -74,7 +94,7 @@ relay_route_parse(char *target, const char *base, char **name, char **seq)
 	}
 	if (*path == '\0')
 		return RELAY_ROUTE_NONE;
-	if (!percent_decode(path) || strlen(path) > RELAY_NAME_BYTES_MAX)
+	if (!percent_decode(path) || strlen(path) > RELAY_NAME_BYTES_MAX || !is_utf8(path))
 		return RELAY_ROUTE_BAD;
 	*name = path;
 	return slash != NULL ? RELAY_ROUTE_SEGMENT : RELAY_ROUTE_CHANNEL;

@@ -8,7 +8,7 @@
 
 enum relay_route {
 	RELAY_ROUTE_NONE,    /* 404 */
-	RELAY_ROUTE_BAD,     /* 400: cannot be decoded, or a name that is too long */
+	RELAY_ROUTE_BAD,     /* 400: cannot be decoded, or a name that is too long or not UTF-8 */
 	RELAY_ROUTE_CHANNEL, /* {name} */
 	RELAY_ROUTE_SEGMENT, /* {name}/{seq}; `seq` is the text, valid or not */
 };
