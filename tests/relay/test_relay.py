@@ -332,7 +332,7 @@ def bytes_flow_as_they_come_and_every_reader_starts_at_the_first(r):
         assert client.rest() == b""
 
 
-@case("--idle-timeout", "50ms", "--sweep-every", "50ms")
+@case("--idle-timeout", "400ms", "--sweep-every", "50ms")
 def idle_channels_are_swept(r):
     check(r.request("POST", "/_kept"), 200)
     check(r.request("POST", "/a"), 200)
