@@ -109,10 +109,46 @@ egr_channel_close(struct egr_channel *c)
 	c->magic = 0;
 }
 
+static bool
+usable(const struct egr_channel *c)
+{
+	return c->pub != NULL && !c->over;
+}
+
+void
+egr_channel_begin(struct egr_channel *c)
+{
+	if (usable(c))
+		trk_pub_segment_begin(c->pub);
+}
+
+bool
+egr_channel_write(struct egr_channel *c, const uint8_t *bytes, size_t count)
+{
+	return !usable(c) || trk_pub_write(c->pub, bytes, count) != TRK_PUB_DROPPED;
+}
+
+void
+egr_channel_end(struct egr_channel *c)
+{
+	if (usable(c))
+		trk_pub_segment_end(c->pub);
+}
+
+uint64_t
+egr_channel_retries(const struct egr_channel *c)
+{
+	struct trk_pub_stats s = { 0 };
+
+	if (usable(c))
+		trk_pub_get_stats(c->pub, &s);
+	return s.retries;
+}
+
 bool
 egr_channel_message(struct egr_channel *c, const char *text, size_t bytes)
 {
-	if (c->pub == NULL || c->over)
+	if (!usable(c))
 		return false;
 	return trk_pub_message(c->pub, text, bytes) == 0;
 }
@@ -120,5 +156,5 @@ egr_channel_message(struct egr_channel *c, const char *text, size_t bytes)
 bool
 egr_channel_idle(const struct egr_channel *c)
 {
-	return c->pub == NULL || c->over || trk_pub_idle(c->pub);
+	return !usable(c) || trk_pub_idle(c->pub);
 }

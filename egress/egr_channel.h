@@ -29,6 +29,12 @@ void egr_channel_close(struct egr_channel *c);
 
 /* One message as one segment. false: it was not taken (no channel, or its queue is full). */
 bool egr_channel_message(struct egr_channel *c, const char *text, size_t bytes);
+/* A stream of segments; what the publisher drops is said by false, once. Without a channel all is well. */
+void egr_channel_begin(struct egr_channel *c);
+bool egr_channel_write(struct egr_channel *c, const uint8_t *bytes, size_t count);
+void egr_channel_end(struct egr_channel *c);
+/* Connections that had to be made again. */
+uint64_t egr_channel_retries(const struct egr_channel *c);
 /* Nothing is queued or unanswered. */
 bool egr_channel_idle(const struct egr_channel *c);
 

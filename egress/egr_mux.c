@@ -3,7 +3,7 @@
  * Packets to MPEG-TS segments
  *
  * libavformat's muxer with what delays bytes turned off: no interleaving, no mux delay, no gathering of audio packets
- * into larger ones, a flush after each packet. PES lengths of video are written when they fit, so that a reader knows
+ * into larger ones, a flush after each. PES lengths of video are written when they fit, so that a reader knows
  * the end of a picture with its last byte instead of with the next picture's first.
  *
  * The muxer puts a service description (SDT) in front of the tables; it is of no use here, and a segment begins with
@@ -172,6 +172,9 @@ write_packet(struct egr_mux *m, const AVPacket *packet, bool video, bool segment
 	av_packet_rescale_ts(m->scratch, (AVRational){ 1, 90000 }, m->format->streams[stream]->time_base);
 	r = av_write_frame(m->format, m->scratch);
 	av_packet_unref(m->scratch);
+	/* A short audio packet would wait for the next one to share its PES packet. */
+	if (r >= 0 && !video)
+		r = av_write_frame(m->format, NULL);
 	return r < 0 ? err_origin(-EIO) : 0;
 }
 

@@ -3,14 +3,14 @@
  * What leaves
  *
  *     decision --> timeline --> H.264 --+
- *                                       +--> mux --> publish channel
+ *                                       +--> mux --> sink (the publish channel)
  *     sound ----> Opus --> timeline ----+
  *
  * The size of the output is fixed by the first picture that is sent. The tracks are fixed a moment later: if the input
  * has sound, its ring appears together with the first frames; encoded packets wait for it EGR_TRACKS_NS at most.
  *
- * A segment begins every 2 s of timestamps, with an IDR. When the channel drops a segment (a broken POST, a full
- * queue) the next picture begins a new one, but not more than once a second while the channel stays broken.
+ * A segment begins every 2 s of timestamps, with an IDR. When the sink drops a segment (a broken POST, a full
+ * queue) the next picture begins a new one, but not more than once a second while it goes on doing so.
  *
  * While the input pauses the last picture is repeated a few times a second, so that segments keep flowing.
  */
@@ -44,8 +44,7 @@ segment_end(struct egr_output *o)
 	o->segment_open = false;
 	if (!o->segment_failed)
 		stats_add(o->stats, EGRESS_segments_out, 1);
-	if (o->channel->pub != NULL && !o->channel->over)
-		trk_pub_segment_end(o->channel->pub);
+	o->sink.end(o->sink.arg);
 }
 
 static void
@@ -56,8 +55,7 @@ sink_segment_begin(void *arg)
 	segment_end(o);
 	o->segment_open = true;
 	o->segment_failed = false;
-	if (o->channel->pub != NULL && !o->channel->over)
-		trk_pub_segment_begin(o->channel->pub);
+	o->sink.begin(o->sink.arg);
 }
 
 static void
@@ -66,9 +64,9 @@ sink_bytes(void *arg, const uint8_t *bytes, size_t count)
 	struct egr_output *o = MR_CAST(struct egr_output, arg, EGR_OUTPUT_MAGIC);
 
 	o->bytes_sent = true;
-	if (o->channel->pub == NULL || o->channel->over || o->segment_failed)
+	if (o->segment_failed)
 		return;
-	if (trk_pub_write(o->channel->pub, bytes, count) == TRK_PUB_DROPPED) {
+	if (!o->sink.write(o->sink.arg, bytes, count)) {
 		o->segment_failed = true;
 		o->segment_wanted = true;
 		o->segment_retry_ns = clock_now_ns() + RETRY_NS;
@@ -116,21 +114,21 @@ on_audio_packet(void *arg, AVPacket *packet, int64_t pts_ns)
 
 int
 egr_output_init(struct egr_output *o, const struct egr_config *config, struct stats_page *stats,
-    struct egr_channel *channel)
+    const struct egr_output_sink *sink)
 {
-	const struct egr_mux_sink sink = { .segment_begin = sink_segment_begin, .bytes = sink_bytes, .arg = o };
+	const struct egr_mux_sink mux = { .segment_begin = sink_segment_begin, .bytes = sink_bytes, .arg = o };
 
 	memset(o, 0, sizeof(*o));
 	o->magic = EGR_OUTPUT_MAGIC;
 	o->config = config;
 	o->stats = stats;
-	o->channel = channel;
+	o->sink = *sink;
 	o->segment_wanted = true;
 	o->slate.progress_percent = -1;
 	egr_timeline_init(&o->timeline, config->resume_video_pts_ns, config->resume_audio_pts_ns);
 	/* A new process goes on counting where the supervisor's last reading of the old one was. */
 	stats_set(stats, EGRESS_last_out_pts_ns, (uint64_t)(config->resume_video_pts_ns > 0 ? config->resume_video_pts_ns : 0));
-	return err_trace(egr_mux_new(&sink, &o->mux));
+	return err_trace(egr_mux_new(&mux, &o->mux));
 }
 
 void
@@ -411,12 +409,6 @@ update_gauges(struct egr_output *o, int64_t now_ns)
 	stats_set(o->stats, EGRESS_fps_milli, egr_rate_milli(&o->out_rate, now_ns));
 	stats_set(o->stats, EGRESS_in_fps_milli, egr_rate_milli(&o->in_rate, now_ns));
 	stats_set(o->stats, EGRESS_audio_fps_milli, egr_rate_milli(&o->out_audio_rate, now_ns));
-	if (o->channel->pub != NULL) {
-		struct trk_pub_stats s;
-
-		trk_pub_get_stats(o->channel->pub, &s);
-		stats_set(o->stats, EGRESS_reconnects, s.retries);
-	}
 }
 
 void

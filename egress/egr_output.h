@@ -1,18 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What leaves: decisions of the clock and blocks of sound, encoded, muxed and given to the publish channel
+ * What leaves: decisions of the clock and blocks of sound, encoded, muxed and given to a sink
  */
 #ifndef MR_EGR_OUTPUT_H
 #define MR_EGR_OUTPUT_H
 
 #include "egress/egr_audio.h"
-#include "egress/egr_channel.h"
 #include "egress/egr_clock.h"
+#include "egress/egr_config.h"
 #include "egress/egr_meter.h"
 #include "egress/egr_mux.h"
 #include "egress/egr_timeline.h"
 #include "egress/egr_video.h"
 #include "proto/stats.h"
+
+/* Where the bytes go. */
+struct egr_output_sink {
+	void (*begin)(void *arg); /* a segment; ends the one before */
+	/* false: this segment is lost, the rest of it is not offered. */
+	bool (*write)(void *arg, const uint8_t *bytes, size_t count);
+	void (*end)(void *arg);
+	void *arg;
+};
 
 struct egr_output {
 	uint32_t magic;
@@ -20,7 +29,7 @@ struct egr_output {
 	/* immutable, borrowed */
 	const struct egr_config *config;
 	struct stats_page *stats;
-	struct egr_channel *channel;
+	struct egr_output_sink sink;
 	/* encoders and muxer; NULL until they are needed */
 	struct egr_video *video;
 	struct egr_audio *audio;
@@ -34,7 +43,7 @@ struct egr_output {
 	bool segment_wanted;	  /* the next key frame begins one */
 	bool segment_open, segment_failed;
 	int64_t segment_retry_ns, declare_retry_ns; /* after a failure: not before */
-	bool bytes_sent;	  /* something was given to the publish channel, or would have been */
+	bool bytes_sent;	  /* something was given to the sink */
 	/* input and output, CLOCK_MONOTONIC; 0: never */
 	int64_t first_input_ns, last_input_ns, last_out_ns;
 	int64_t last_commit_ns; /* of the input of the newest frame sent */
@@ -45,7 +54,7 @@ struct egr_output {
 };
 
 int egr_output_init(struct egr_output *o, const struct egr_config *config, struct stats_page *stats,
-    struct egr_channel *channel);
+    const struct egr_output_sink *sink);
 void egr_output_fini(struct egr_output *o);
 
 /* An input frame has been seen. */

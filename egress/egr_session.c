@@ -22,6 +22,28 @@
 #define CLOSE_NS CLOCK_SEC_NS
 #define COPIES_BYTES_MAX (UINT64_C(64) << 20) /* of input frames that wait without a hold */
 
+/* ---- the publish channel as a sink ------------------------------------ */
+
+static void
+media_begin(void *arg)
+{
+	egr_channel_begin(MR_CAST(struct egr_channel, arg, EGR_CHANNEL_MAGIC));
+}
+
+static bool
+media_write(void *arg, const uint8_t *bytes, size_t count)
+{
+	return egr_channel_write(MR_CAST(struct egr_channel, arg, EGR_CHANNEL_MAGIC), bytes, count);
+}
+
+static void
+media_end(void *arg)
+{
+	egr_channel_end(MR_CAST(struct egr_channel, arg, EGR_CHANNEL_MAGIC));
+}
+
+/* ---- life ------------------------------------------------------------- */
+
 static int
 channels_open(struct egr_session *s)
 {
@@ -44,6 +66,7 @@ egr_session_new(uint32_t id, const char *text, size_t bytes, struct egr_link *li
 {
 	struct egr_session *s = calloc(1, sizeof(*s));
 	struct egr_clock_config clock = { 0 };
+	struct egr_output_sink sink = { .begin = media_begin, .write = media_write, .end = media_end };
 	char why[256], quoted[300];
 	int r;
 
@@ -63,9 +86,10 @@ egr_session_new(uint32_t id, const char *text, size_t bytes, struct egr_link *li
 	clock.frame_deadline_ns = s->config.frame_deadline_ns;
 	clock.resumed = s->config.resume_had_output;
 	egr_clock_init(&s->clock, &clock);
+	sink.arg = &s->media;
 	r = channels_open(s);
 	if (r == 0)
-		r = egr_output_init(&s->output, &s->config, stats, &s->media);
+		r = egr_output_init(&s->output, &s->config, stats, &sink);
 	if (r < 0)
 		goto free_session;
 	egr_events_init(&s->messages, &s->config, &s->events, &s->data, &s->output, stats, clock_now_ns());
@@ -237,6 +261,7 @@ egr_session_run(struct egr_session *s)
 	now_ns = clock_now_ns();
 	egr_output_tick(&s->output, now_ns);
 	egr_events_tick(&s->messages, now_ns);
+	stats_set(s->stats, EGRESS_reconnects, egr_channel_retries(&s->media));
 	stats_set(s->stats, EGRESS_pending, egr_clock_pending(&s->clock, &oldest_ns));
 	stats_set(s->stats, EGRESS_oldest_pending_ns, (uint64_t)oldest_ns);
 }
