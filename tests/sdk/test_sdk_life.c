@@ -10,6 +10,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <malloc.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -96,7 +97,7 @@ Test(sdk_life, slow_worker_gets_the_newest_frames)
 	stage_expect_answer(&out, stage_publish(&in, 1), 0, 1);
 	for (int i = 0; i < 20; i++) {
 		last = stage_publish(&in, 2);
-		usleep(1000);
+		poll(NULL, 0, 1);
 	}
 	for (uint64_t got = 0; got != last;) {
 		struct ring_frame f;
@@ -216,6 +217,8 @@ Test(sdk_life, green_tint_changes_live)
 	cr_assert_eq(stage_params(&st, SESSION, 2, "{\"intensity\": 1.0}", NULL), 0);
 	expect_tint(&in, &out, 1);
 	cr_assert_eq(stage_params(&st, SESSION, 3, "{\"intensity\": 0}", NULL), 0);
+	expect_tint(&in, &out, 0);
+	cr_assert_eq(stage_params(&st, SESSION, 9, "{\"other\": 1}", NULL), 0, "an update names what changes");
 	expect_tint(&in, &out, 0);
 	cr_assert_lt(stage_params(&st, SESSION, 4, "{\"intensity\": 7}", text), 0);
 	cr_assert_str_eq(text, "intensity must be from 0 to 1, not 7");
@@ -456,6 +459,65 @@ Test(sdk_life, a_failing_callback_costs_its_frame_only)
 	cr_assert_eq(stage_hang_up(&st), 1, "stream_stop is called when the supervisor is gone");
 	stage_ring_close(&in);
 	stage_ring_close(&out);
+}
+
+/* Starts only with a and b; the picture is b. */
+static int
+picky_start(struct mr_session *s, const struct mr_stream *stream, void *user)
+{
+	int64_t a, b;
+
+	if (mr_param_integer(stream->params, stream->params_bytes, "a", &a) < 0)
+		return mr_fail(s, -EINVAL, "a is missing");
+	if (mr_param_integer(stream->params, stream->params_bytes, "b", &b) < 0)
+		return mr_fail(s, -EINVAL, "b is missing");
+	mr_session_set_user(s, (void *)(uintptr_t)(a * 10 + b));
+	return 0;
+}
+
+static int
+picky_video(struct mr_session *s, const struct mr_frame *in, struct mr_output *out, void *user)
+{
+	memset(out->data, (int)(uintptr_t)mr_session_user(s), out->bytes);
+	return MR_OK;
+}
+
+static int
+picky_worker(void)
+{
+	struct mr_worker_callbacks cb;
+
+	mr_worker_callbacks_init(&cb, sizeof(cb));
+	cb.stream_start = picky_start;
+	cb.video = picky_video;
+	return mr_run(NULL, &cb, NULL);
+}
+
+Test(sdk_life, a_refused_start_is_tried_again_with_all_parameters)
+{
+	static const char *const first[] = { "{\"b\": 2}", "{}", "{ \"b\": 2 , \"x\": {\"}\": [1]}} ", "{\"a\":1,\"b\":\"?\"}" };
+	static const char *const update[] = { " {\"a\": 1}", "{\"a\": 1, \"b\": 2}", "{\"a\":1}", "{\"b\":2}" };
+	char text[CTL_TEXT_MAX];
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct stage_ring in, out;
+		union ctl_msg msg;
+		struct stage st;
+
+		stage_open_function(&st, picky_worker);
+		stage_session_open(&st, SESSION, first[i]);
+		stage_expect(&st, CTL_PARAMS_RESULT, &msg);
+		cr_assert_eq(msg.params_result.status, -EINVAL);
+		cr_assert_eq(stage_params(&st, SESSION, 2, "{}", text), -EINVAL);
+		cr_assert_str_eq(text, i < 3 ? "a is missing" : "b is missing");
+		cr_assert_eq(stage_params(&st, SESSION, 3, update[i], NULL), 0);
+		stage_ring_make_in(&in, GEN, WIDTH, HEIGHT, 1);
+		stage_ring_give(&st, SESSION, &in, false);
+		stage_ring_grant(&st, SESSION, &out, GEN);
+		stage_expect_answer(&out, stage_publish(&in, 1), 0, 12);
+		close_stream(&st, SESSION, &in, &out);
+		cr_assert_eq(stage_hang_up(&st), 0);
+	}
 }
 
 static size_t heap_at_10;

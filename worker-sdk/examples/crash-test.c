@@ -3,7 +3,7 @@
  * crash-test: a worker that misbehaves on request, to see what becomes of the stream
  *
  * It copies pictures like passthrough until its parameters say otherwise, and it is written with mr_take() instead of
- * callbacks, as an example of that level. Parameters:
+ * callbacks, as an example of that level. Parameters, of which an update may name some and leave the others:
  *
  *     mode       what to do to a frame, one of
  *                  pass      copy it (default)
@@ -49,8 +49,8 @@ static const char *const mode_names[MODE_COUNT] = {
 };
 
 struct plan {
-	enum mode mode;
-	bool at_params;
+	unsigned mode;	    /* enum mode */
+	unsigned at_params; /* 0: at a frame */
 	int64_t after, poison, slow_ms, exit_code, leak_mb;
 	int64_t seen; /* frames since the stream started */
 	const struct mr_frame *hoard[8];
@@ -119,28 +119,36 @@ read_number(const char *json, size_t bytes, const char *key, int64_t least, int6
 	return r < 0 || *value < least || *value > most ? -EINVAL : 0;
 }
 
+/* false: it is something else. */
+static bool
+read_word(const char *json, size_t bytes, const char *key, const char *const *words, unsigned count, unsigned *index)
+{
+	char word[16];
+	int r = mr_param_string(json, bytes, key, word, sizeof(word));
+
+	if (r == -ENOENT)
+		return true;
+	for (unsigned i = 0; r == 0 && i < count; i++) {
+		if (strcmp(word, words[i]) != 0)
+			continue;
+		*index = i;
+		return true;
+	}
+	return false;
+}
+
 /* Returns what is wrong; NULL: nothing. */
 static const char *
 read_plan(const char *json, size_t bytes, struct plan *p)
 {
-	char mode[16] = "pass", at[16] = "frame";
+	static const char *const places[] = { "frame", "params" };
 	bool refuse = false;
-	int r = mr_param_string(json, bytes, "mode", mode, sizeof(mode));
+	int r;
 
-	p->mode = MODE_PASS;
-	p->exit_code = 1;
-	p->leak_mb = 8;
-	p->after = p->poison = p->slow_ms = 0;
-	if (r < 0 && r != -ENOENT)
+	if (!read_word(json, bytes, "mode", mode_names, MODE_COUNT, &p->mode))
 		return "mode must be the name of a mode";
-	while (p->mode < MODE_COUNT && strcmp(mode, mode_names[p->mode]) != 0)
-		p->mode++;
-	if (p->mode == MODE_COUNT)
-		return "there is no such mode";
-	r = mr_param_string(json, bytes, "at", at, sizeof(at));
-	if ((r < 0 && r != -ENOENT) || (strcmp(at, "frame") != 0 && strcmp(at, "params") != 0))
+	if (!read_word(json, bytes, "at", places, 2, &p->at_params))
 		return "at must be \"frame\" or \"params\"";
-	p->at_params = strcmp(at, "params") == 0;
 	if (read_number(json, bytes, "after", 0, INT32_MAX, &p->after) < 0 ||
 	    read_number(json, bytes, "poison", 0, UINT32_MAX, &p->poison) < 0 ||
 	    read_number(json, bytes, "slow_ms", 0, 3600000, &p->slow_ms) < 0 ||
@@ -151,6 +159,18 @@ read_plan(const char *json, size_t bytes, struct plan *p)
 	if (r < 0 && r != -ENOENT)
 		return "refuse must be true or false";
 	return refuse ? "refused, as these parameters asked for" : NULL;
+}
+
+static struct plan *
+new_plan(void)
+{
+	struct plan *p = calloc(1, sizeof(*p));
+
+	if (p == NULL)
+		abort();
+	p->exit_code = 1;
+	p->leak_mb = 8;
+	return p;
 }
 
 static void
@@ -186,7 +206,7 @@ on_frame(struct mr_worker *w, const struct mr_frame *in)
 	struct plan *p = mr_session_user(in->session);
 	bool now = !p->at_params && p->seen++ >= p->after &&
 	    (p->poison == 0 || (in->seq & UINT32_MAX) == (uint64_t)p->poison);
-	enum mode mode = now ? p->mode : MODE_PASS;
+	unsigned mode = now ? p->mode : MODE_PASS;
 
 	if (now)
 		misbehave(p);
@@ -223,9 +243,7 @@ on_item(struct mr_worker *w, const struct mr_item *item)
 {
 	switch (item->kind) {
 	case MR_ITEM_START:
-		mr_session_set_user(item->session, calloc(1, sizeof(struct plan)));
-		if (mr_session_user(item->session) == NULL)
-			abort();
+		mr_session_set_user(item->session, new_plan());
 		on_params(item);
 		break;
 	case MR_ITEM_PARAMS:

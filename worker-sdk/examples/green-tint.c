@@ -2,7 +2,7 @@
 /*
  * green-tint: mixes pure green into every picture; how much can be changed while the stream runs
  *
- * Parameters: {"intensity": 0..1}, default 0.5; 0 leaves pictures unchanged, 1 is half green. Exactly, so that a test can
+ * Parameters: {"intensity": 0..1}, 0.5 at first; 0 leaves pictures unchanged, 1 is half green. Exactly, so that a test can
  * repeat it: with k = (int)(intensity * 128 + 0.5) and all values 0..255,
  *
  *     red'   = (red   * (256 - k)           + 128) / 256
@@ -31,13 +31,16 @@ tint_set(struct tint *t, double intensity)
 		t->add[i] = (uint16_t)(i % 3 == 1 ? 255 * k + 128 : 128);
 }
 
+/* An update that does not name the intensity leaves it as it is. */
 static int
 apply(struct mr_session *s, const char *json, size_t json_bytes, struct tint *t)
 {
-	double intensity = 0.5;
+	double intensity;
 	int r = mr_param_number(json, json_bytes, "intensity", &intensity);
 
-	if (r < 0 && r != -ENOENT)
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
 		return mr_fail(s, r, "intensity must be a number from 0 to 1");
 	if (!(intensity >= 0 && intensity <= 1))
 		return mr_fail(s, -EINVAL, "intensity must be from 0 to 1, not %g", intensity);
@@ -56,6 +59,7 @@ start(struct mr_session *s, const struct mr_stream *stream, void *user)
 	if (t == NULL)
 		return mr_fail(s, -ENOMEM, "out of memory");
 	mr_session_set_user(s, t);
+	tint_set(t, 0.5);
 	return apply(s, stream->params, stream->params_bytes, t);
 }
 

@@ -16,7 +16,7 @@
  *   4. For each frame you get the decoded picture and a place to write the result to, both in shared memory: nothing is
  *      copied between the processes. Each frame is answered once: with a result, with MR_PASS (send the original) or
  *      with MR_WITHHOLD (I have none). When you are slow you get the newest frames; the others are skipped.
- *   5. Parameters change while the stream runs; you accept them or refuse them with a reason.
+ *   5. Parameters change while the stream runs: you get those that change, and accept or refuse them with a reason.
  *   6. The stream stops. You are READY for the next one.
  *   7. mr_run() returns when the supervisor wants you to leave. Return its value from main().
  *
@@ -240,7 +240,8 @@ struct mr_worker_callbacks {
 	int (*load)(struct mr_worker *worker, void *user);
 	/*
 	 * A stream starts. 0: its frames follow. Negative: the stream runs unprocessed (every frame passes) until an
-	 * update of its parameters comes, with which this is called again; say why with mr_fail().
+	 * update of its parameters comes; then this is called again, with the first parameters and the update in one
+	 * object, in which a name may occur twice: the later one counts. Say why with mr_fail().
 	 */
 	int (*stream_start)(struct mr_session *session, const struct mr_stream *stream, void *user);
 	/* One picture: enum mr_answer, or a negative errno value. NULL: pictures pass. */
@@ -248,8 +249,9 @@ struct mr_worker_callbacks {
 	/* One block of audio, likewise. NULL: this worker has no part in audio. */
 	int (*audio)(struct mr_session *session, const struct mr_frame *in, struct mr_output *out, void *user);
 	/*
-	 * The client changed the parameters: the whole new object. 0: in force from the next frame on. Negative: the
-	 * old ones stay in force; say why with mr_fail(). NULL: every update is accepted and ignored. The text is
+	 * The client changed parameters. The object has only those that change; others stay as they are. (Your next
+	 * incarnation would get all of them with its stream_start.) 0: in force from the next frame on. Negative: none
+	 * of them is in force; say why with mr_fail(). NULL: every update is accepted and ignored. The text is
 	 * NUL-terminated and valid until the callback returns.
 	 */
 	int (*params)(struct mr_session *session, const char *json, size_t json_bytes, void *user);
@@ -312,7 +314,8 @@ MR_API int mr_ready(struct mr_worker *worker);
 
 enum mr_item_kind {
 	MR_ITEM_START = 1,  /* `session` is new; `stream` says what is known of it */
-	MR_ITEM_PARAMS = 2, /* new parameters in `params`; answer with mr_params_result() */
+	MR_ITEM_PARAMS = 2, /* an update: those parameters in `params` change, others stay; answer with
+			     * mr_params_result() */
 	MR_ITEM_STOP = 3,   /* `session` is over: release its frames. It is valid until the next mr_take() that finds
 			     * none of them held */
 	MR_ITEM_VIDEO = 4,  /* `frame`, held until mr_release() */
@@ -398,7 +401,7 @@ MR_API int mr_release(struct mr_worker *worker, const struct mr_frame *frame);
 
 /*
  * Answers MR_ITEM_PARAMS, or MR_ITEM_START. Without a call before the next mr_take(), new parameters count as accepted.
- * @param status  0: in force. Negative errno value: refused, the old ones stay in force.
+ * @param status  0: in force. Negative errno value: refused, nothing has changed.
  * @param text    Why, for the client; NULL: none. Cut to MR_TEXT_MAX bytes.
  * @return 0, or -ENOENT: nothing waits for an answer. @thread The worker's. @since 0.1
  */

@@ -102,7 +102,9 @@ sdk_session_fini(struct mr_session *s)
 	for (unsigned i = 0; i < SDK_HELD_MAX; i++)
 		s->held[i].in = NULL;
 	free(s->params);
+	free(s->refused);
 	s->params = NULL;
+	s->refused = NULL;
 	s->state = SDK_FREE;
 }
 

@@ -378,6 +378,19 @@ sdk_json_is_object(const char *json, size_t bytes)
 	return find_member(json, bytes, NULL, &unused);
 }
 
+bool
+sdk_json_is_empty(const char *json, size_t bytes)
+{
+	struct scan s = { (const unsigned char *)json, (const unsigned char *)json + bytes };
+
+	if (!sdk_json_is_object(json, bytes))
+		return false;
+	skip_space(&s);
+	eat(&s, '{');
+	skip_space(&s);
+	return eat(&s, '}');
+}
+
 /* ---- typed access ----------------------------------------------------- */
 
 static int

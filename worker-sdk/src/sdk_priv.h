@@ -115,7 +115,8 @@ struct mr_session {
 	char why[CTL_TEXT_MAX]; /* mr_fail() */
 	struct sdk_held held[SDK_HELD_MAX];
 	/* for mr_run() */
-	bool refused;		 /* stream_start failed */
+	bool is_refused;	 /* stream_start failed */
+	char *refused;		 /* the parameters that it failed with first; NULL: it did not */
 	uint64_t failures;	 /* of callbacks, since the last line in the log */
 	int64_t failure_logged_ns;
 };
@@ -190,6 +191,8 @@ void sdk_copy_text(char *to, size_t bytes, const char *from);
 /* sdk_json.c */
 /* The text is one JSON object. */
 bool sdk_json_is_object(const char *json, size_t bytes);
+/* It is one JSON object, without a member. */
+bool sdk_json_is_empty(const char *json, size_t bytes);
 bool sdk_utf8_is_valid(const char *text, size_t bytes);
 
 #endif

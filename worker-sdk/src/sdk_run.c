@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define FAILURE_LOG_NS (10 * CLOCK_SEC_NS)
@@ -56,10 +57,47 @@ start(struct run *run, struct mr_session *s, const struct mr_stream *stream)
 {
 	int r = run->cb.stream_start != NULL ? as_error(run->cb.stream_start(s, stream, run->user)) : 0;
 
-	s->refused = r < 0;
+	if (r < 0 && s->refused == NULL) /* these come again, see restart(); out of memory: without them */
+		s->refused = strndup(stream->params, stream->params_bytes);
+	s->is_refused = r < 0;
 	if (r < 0)
 		log_failure(s, "stream_start", r);
 	mr_params_result(s, r, r < 0 ? why_of(s, r) : NULL);
+}
+
+/* The members of two JSON objects in one; a heap buffer. NULL: one of them is none, or there is no memory. */
+static char *
+join_objects(const char *first, const char *second)
+{
+	size_t first_bytes = strlen(first), second_bytes = strlen(second);
+	const char *close = strrchr(first, '}'), *open = strchr(second, '{');
+	char *joined;
+	size_t n;
+
+	if (!sdk_json_is_object(first, first_bytes) || !sdk_json_is_object(second, second_bytes))
+		return NULL;
+	joined = malloc(first_bytes + second_bytes + 2);
+	if (joined == NULL)
+		return NULL;
+	n = (size_t)(close - first);
+	memcpy(joined, first, n);
+	if (!sdk_json_is_empty(first, first_bytes) && !sdk_json_is_empty(second, second_bytes))
+		joined[n++] = ',';
+	memcpy(joined + n, open + 1, strlen(open + 1) + 1);
+	return joined;
+}
+
+/* It never started; with these parameters over the first ones it may. */
+static void
+restart(struct run *run, struct mr_session *s, const struct mr_item *item)
+{
+	char *joined = s->refused != NULL ? join_objects(s->refused, item->params) : NULL;
+	struct mr_stream stream = s->stream;
+
+	stream.params = joined != NULL ? joined : item->params;
+	stream.params_bytes = strlen(stream.params);
+	start(run, s, &stream);
+	free(joined);
 }
 
 static void
@@ -67,12 +105,8 @@ update(struct run *run, struct mr_session *s, const struct mr_item *item)
 {
 	int r = 0;
 
-	if (s->refused) { /* it never started: it may with these */
-		struct mr_stream stream = s->stream;
-
-		stream.params = item->params;
-		stream.params_bytes = item->params_bytes;
-		start(run, s, &stream);
+	if (s->is_refused) {
+		restart(run, s, item);
 		return;
 	}
 	if (run->cb.params != NULL)
@@ -90,8 +124,8 @@ process(struct run *run, const struct mr_frame *in)
 	struct mr_session *s = in->session;
 	int r;
 
-	if (callback == NULL || s->refused) {
-		mr_answer(run->worker, in, MR_PASS, s->refused ? MR_REASON_ERROR : MR_REASON_NONE);
+	if (callback == NULL || s->is_refused) {
+		mr_answer(run->worker, in, MR_PASS, s->is_refused ? MR_REASON_ERROR : MR_REASON_NONE);
 		return;
 	}
 	if (mr_claim(run->worker, in, &out) < 0)
