@@ -31,10 +31,12 @@ static int
 on_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
 {
 	const unsigned user_timeout_ms = 10000;
-	const int idle_s = 5, interval_s = 2, probes = 3, on = 1;
+	const int idle_s = 5, interval_s = 2, probes = 3, on = 1, receive_bytes = 512 << 10;
 
 	(void)arg;
 	(void)purpose;
+	/* back-pressure begins here: left alone, the kernel would take tens of megabytes for a reader that is paused */
+	(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof(receive_bytes));
 	/* best effort: each only shortens the time in which a vanished peer is noticed */
 	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
