@@ -114,7 +114,7 @@ ing_decoder_open(struct ing_decoder *d, const struct ing_stream *stream)
 	}
 	d->stream = *stream;
 	d->wait_key = true;
-	d->draining = false;
+	d->draining = d->drained = false;
 	d->packets = d->frames = 0;
 	log_info("decode", "open", "codec=%s pid=%u", codec->name, stream->pid);
 	return 0;
@@ -143,6 +143,7 @@ ing_decoder_send(struct ing_decoder *d, const AVPacket *pkt)
 	if (d->ctx == NULL)
 		return false;
 	d->packets++;
+	d->drained = false;
 	if (avcodec_send_packet(d->ctx, pkt) == 0)
 		return true;
 	d->bad++;
@@ -171,21 +172,24 @@ silent(struct ing_decoder *d, const AVFrame *frame)
 bool
 ing_decoder_receive(struct ing_decoder *d, AVFrame *frame)
 {
-	int r;
+	int r, failed = 0;
 
-	/* Bounded: each turn uses up a frame of the decoder's, or ends. */
+	/* Bounded: each turn uses up a frame or a packet of the decoder's, or ends. */
 	while (d->ctx != NULL) {
 		r = avcodec_receive_frame(d->ctx, frame);
 		if (r == AVERROR_EOF) {
 			avcodec_flush_buffers(d->ctx);
 			d->draining = false;
+			d->drained = true;
 			return false;
 		}
 		if (r == AVERROR(EAGAIN))
 			return false;
 		if (r < 0) {
 			d->bad++;
-			return false;
+			if (++failed > 8)
+				return false;
+			continue; /* the packet is used up: there may be more frames */
 		}
 		if (silent(d, frame)) {
 			av_frame_unref(frame);

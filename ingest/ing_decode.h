@@ -22,7 +22,7 @@ struct ing_decoder {
 	AVCodecContext *ctx; /* NULL: closed */
 	struct ing_stream stream;
 	bool wait_key; /* show nothing before the next keyframe */
-	bool draining;
+	bool draining, drained;
 	uint64_t packets, frames, bad;
 };
 

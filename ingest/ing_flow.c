@@ -129,10 +129,11 @@ receive(struct ing_flow *f)
 {
 	struct ing_decoder *d = &f->decoder[f->draining];
 	uint64_t bad = d->bad;
+	bool got = ing_decoder_receive(d, f->decoded);
 
-	if (!ing_decoder_receive(d, f->decoded)) {
-		if (d->bad != bad)
-			count_bad(f);
+	if (d->bad != bad)
+		count_bad(f);
+	if (!got) {
 		f->draining = -1;
 		return;
 	}
@@ -163,14 +164,14 @@ drain_step(struct ing_flow *f)
 	if (!f->drain_all)
 		return false;
 	for (int i = 0; i < ING_TRACK_COUNT; i++) {
-		if (f->decoder[i].ctx == NULL)
+		if (f->decoder[i].ctx == NULL || f->decoder[i].drained)
 			continue;
 		ing_decoder_drain(&f->decoder[i]);
 		if (f->decoder[i].draining) {
 			f->draining = i;
 			return true;
 		}
-		ing_decoder_close(&f->decoder[i]);
+		f->decoder[i].drained = true; /* it has nothing to give */
 	}
 	f->drain_all = false;
 	f->callbacks->drained(f->arg);

@@ -35,7 +35,8 @@ struct pes {
 	size_t total;	     /* of the whole PES; 0: not written in it, or not known yet */
 	bool open;	     /* begun and not handed on */
 	bool damaged;
-	bool interrupted;    /* a packet of another stream came inside */
+	bool neighbour;	     /* a packet of another stream came since its newest one */
+	bool interrupted;    /* such a packet came inside it */
 	unsigned contiguous; /* PES in a row without such a packet */
 	enum guess ended_by; /* how the one before was found to be complete */
 	bool wrong[3];	     /* guesses that failed for this stream */
@@ -192,7 +193,7 @@ pes_begin(struct ing_ts *ts, struct pes *p)
 	p->open = true;
 	p->bytes = 0;
 	p->total = 0;
-	p->damaged = p->interrupted = false;
+	p->damaged = p->neighbour = p->interrupted = false;
 	p->ended_by = GUESS_NONE;
 }
 
@@ -222,6 +223,8 @@ pes_packet(struct ing_ts *ts, struct pes *p, const struct packet *k)
 		p->damaged = true;
 	}
 	p->cc = k->cc;
+	p->interrupted = p->interrupted || p->neighbour;
+	p->neighbour = false;
 	if (!pes_reserve(p, k->bytes)) {
 		pes_drop(ts, p);
 		return;
@@ -244,10 +247,9 @@ pes_neighbour(struct ing_ts *ts, struct pes *p, const struct packet *k)
 {
 	if (!p->open || p->total != 0 || p->bytes <= PES_HEAD)
 		return;
-	if (k->unit_start && p->contiguous >= NEIGHBOUR_PROOF && !p->wrong[GUESS_NEIGHBOUR] && !p->interrupted)
+	p->neighbour = true;
+	if (k->unit_start && p->contiguous >= NEIGHBOUR_PROOF && !p->wrong[GUESS_NEIGHBOUR])
 		pes_emit(ts, p, p->bytes, GUESS_NEIGHBOUR);
-	else
-		p->interrupted = true;
 }
 
 /* ---- tables ----------------------------------------------------------- */
