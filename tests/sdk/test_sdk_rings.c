@@ -10,6 +10,8 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { SESSION = 3, WIDTH = 64, HEIGHT = 32 };
@@ -52,6 +54,93 @@ Test(sdk_rings, a_frame_survives_its_worker)
 	stage_ring_close(&in);
 	stage_ring_close(&out);
 }
+
+#ifdef MR_TESTPOINTS
+
+enum { FRAMES = 4 };
+
+/* Marks which frames were answered; each answer must be right. Returns how many answers there were. */
+static unsigned
+drain_answers(struct stage_ring *out, uint64_t first, bool answered[FRAMES])
+{
+	struct ring_frame f;
+	unsigned n = 0;
+
+	ring_rx_set_ended(out->rx);
+	for (; ring_take(out->rx, &f) == RING_TAKEN; n++) {
+		cr_assert(f.desc.src_seq >= first && f.desc.src_seq < first + FRAMES);
+		for (uint32_t i = 0; i < f.desc.bytes; i++)
+			cr_assert(f.payload[i] == (uint8_t)(f.desc.src_seq - first), "a torn frame");
+		answered[f.desc.src_seq - first] = true;
+		ring_release(out->rx, &f);
+	}
+	return n;
+}
+
+/* The worker dies at one point of one frame; the next one serves what is left. Nothing may be lost. */
+static void
+die_at(const char *point)
+{
+	bool answered[FRAMES] = { false };
+	struct stage_ring in, out, out2;
+	struct stage st;
+	uint64_t first;
+	unsigned n;
+
+	cr_assert_eq(setenv("MILLRACE_TESTPOINT", point, 1), 0);
+	stage_open_program(&st, "passthrough");
+	cr_assert_eq(unsetenv("MILLRACE_TESTPOINT"), 0);
+	stage_session_open(&st, SESSION, "{}");
+	stage_ring_make_in(&in, 1, WIDTH, HEIGHT, 1);
+	stage_ring_give(&st, SESSION, &in, false);
+	stage_ring_grant(&st, SESSION, &out, 1);
+	first = stage_publish(&in, 0);
+	for (uint8_t i = 1; i < FRAMES; i++)
+		stage_publish(&in, i);
+	cr_assert_eq(stage_wait(&st), 256 + SIGKILL, "it did not die at %s", point);
+	n = drain_answers(&out, first, answered);
+	stage_open_program(&st, "passthrough");
+	stage_session_open(&st, SESSION, "{}");
+	stage_ring_give(&st, SESSION, &in, true);
+	stage_ring_grant(&st, SESSION, &out2, 2);
+	while (!answered[FRAMES - 1]) {
+		struct ring_frame f;
+
+		stage_answer(&out2, &f);
+		cr_assert(f.desc.src_seq >= first && f.desc.src_seq < first + FRAMES);
+		answered[f.desc.src_seq - first] = true;
+		ring_release(out2.rx, &f);
+		n++;
+	}
+	for (int i = 0; i < FRAMES; i++)
+		cr_assert(answered[i], "%s: frame %d was not answered", point, i);
+	cr_assert_leq(n, FRAMES + 1, "%s: more than the frame in flight was answered again", point);
+	stage_session_close(&st, SESSION);
+	cr_assert_eq(stage_hang_up(&st), 0);
+	stage_ring_close(&in);
+	stage_ring_close(&out);
+	stage_ring_close(&out2);
+}
+
+Test(sdk_rings, a_death_anywhere_loses_no_frame, .timeout = 120)
+{
+	static const char *const points[] = {
+		"sdk_take:frame", "sdk_publish:before", "sdk_publish:after", "sdk_release:before", "sdk_release:after",
+		"ring_take:found", "ring_take:hold", "ring_take:fenced", "ring_take:valid", "ring_take:taken",
+		"ring_claim:empty", "ring_publish:described", "ring_publish:after_state", "ring_publish:after_bell",
+		"ring_publish:woken", "ring_release:begin", "ring_release:after_hold",
+	};
+
+	for (unsigned i = 0; i < sizeof(points) / sizeof(points[0]); i++)
+		for (unsigned nth = 1; nth <= 3; nth++) {
+			char point[64];
+
+			snprintf(point, sizeof(point), "%s:%u", points[i], nth);
+			die_at(point);
+		}
+}
+
+#endif
 
 Test(sdk_rings, quarantined_frame_is_not_taken)
 {
