@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* Text that others wrote, made fit to be a value in a log line or in JSON. */
+#ifndef MR_SUP_CLEAN_H
+#define MR_SUP_CLEAN_H
+
+#include <stddef.h>
+
+/* Length of the valid UTF-8 sequence at `s`; 0: there is none in the `left` bytes. */
+size_t sup_utf8_at(const unsigned char *s, size_t left);
+/* Control characters, and bytes that are not UTF-8, become '?'. In place; `bytes` long, NULs included. */
+void sup_clean(char *text, size_t bytes);
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What --worker means
+ *
+ * The first word is looked up: with a slash it is a path; a bare name is a worker that comes with millrace
+ * (libexec/millrace/workers), else a program in PATH. A file that ends in .py is run by Python.
+ * The lookup is repeated at each start of a worker, so that a file that was missing is found once it is there.
+ */
+#include "base/assert.h"
+#include "supervisor/sup_words.h"
+#include "supervisor/sup_worker.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "supervisor/sup_priv.h"
+
+static const char python[] = "/usr/bin/python3";
+
+static bool
+fail(struct sup_pool *pool, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static bool
+fail(struct sup_pool *pool, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(pool->command_error, sizeof(pool->command_error), format, args);
+	va_end(args);
+	return false;
+}
+
+static bool
+is_file(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+static bool
+ends_with(const char *text, const char *end)
+{
+	size_t n = strlen(text), m = strlen(end);
+
+	return n > m && strcmp(text + n - m, end) == 0;
+}
+
+static bool
+find_in_path(const char *name, char *out, size_t bytes)
+{
+	const char *dirs = getenv("PATH");
+
+	for (dirs = dirs != NULL ? dirs : "/usr/local/bin:/usr/bin:/bin"; *dirs != '\0';) {
+		size_t n = strcspn(dirs, ":");
+
+		if (n > 0 && (size_t)snprintf(out, bytes, "%.*s/%s", (int)n, dirs, name) < bytes && is_file(out) &&
+		    access(out, X_OK) == 0)
+			return true;
+		dirs += n;
+		dirs += *dirs == ':';
+	}
+	return false;
+}
+
+static bool
+find_file(struct sup_pool *pool, const char *word, const char *libexec_dir, char *out, size_t bytes)
+{
+	char *real;
+
+	if (strchr(word, '/') == NULL) {
+		if ((size_t)snprintf(out, bytes, "%s/workers/%s", libexec_dir, word) < bytes && is_file(out))
+			return true;
+		if (!is_file(word)) {
+			if (find_in_path(word, out, bytes))
+				return true;
+			return fail(pool, "there is no worker \"%.100s\": neither in %.80s/workers nor in PATH", word, libexec_dir);
+		}
+	}
+	real = realpath(word, NULL);
+	if (real == NULL)
+		return fail(pool, "worker %.150s: %s", word, strerror(errno));
+	snprintf(out, bytes, "%s", real);
+	free(real);
+	return is_file(out) || fail(pool, "worker %.150s is not a file", word);
+}
+
+static bool
+set_argv(struct sup_pool *pool, const char *interpreter)
+{
+	unsigned n = 0, count = 0;
+	char **argv;
+
+	while (pool->words[count] != NULL)
+		count++;
+	argv = calloc(count + 2, sizeof(*argv));
+	if (argv == NULL)
+		return fail(pool, "out of memory");
+	if (interpreter != NULL) {
+		argv[n++] = (char *)(uintptr_t)interpreter;
+		argv[n++] = pool->script;
+	} else {
+		argv[n++] = pool->words[0];
+	}
+	for (unsigned i = 1; i < count; i++)
+		argv[n++] = pool->words[i];
+	free(pool->argv);
+	pool->argv = argv;
+	return true;
+}
+
+bool
+sup_command_resolve(struct sup_pool *pool, const char *command, const char *libexec_dir)
+{
+	pool->command_error[0] = '\0';
+	if (pool->words == NULL && sup_words_split(command, &pool->words) < 0)
+		return fail(pool, "--worker: the command is empty, or a quote in it is not closed: %.150s", command);
+	if (!find_file(pool, pool->words[0], libexec_dir, pool->file, sizeof(pool->file)))
+		return false;
+	if (ends_with(pool->file, ".py")) {
+		memcpy(pool->script, pool->file, sizeof(pool->script));
+		snprintf(pool->file, sizeof(pool->file), "%s", python);
+		if (access(pool->script, R_OK) == -1)
+			return fail(pool, "worker %.150s: %s", pool->script, strerror(errno));
+		return set_argv(pool, python);
+	}
+	if (ends_with(pool->file, ".so"))
+		return fail(pool, "worker %.150s is a shared library: link it into a program with mr_run()", pool->file);
+	if (access(pool->file, X_OK) == -1)
+		return fail(pool, "worker %.150s is not executable: %s", pool->file, strerror(errno));
+	return set_argv(pool, NULL);
+}
