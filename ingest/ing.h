@@ -65,6 +65,7 @@ struct ing_channel {
 	enum ctl_channel_id id;
 	struct trk_sub *sub;
 	enum ctl_channel_state state; /* as last told; 0: nothing yet */
+	int64_t quiet_ns;	      /* nothing has flowed since, which was not told yet; 0: it flows */
 	char text[CTL_TEXT_MAX];
 };
 

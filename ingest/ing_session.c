@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define QUIET_NS (2 * CLOCK_SEC_NS)
+
 static struct ing_session *
 session(void *arg)
 {
@@ -32,6 +34,7 @@ tell(struct ing_session *s, struct ing_channel *ch, enum ctl_channel_state state
 	union ctl_msg msg;
 	char quoted[CTL_TEXT_MAX + 64];
 
+	ch->quiet_ns = 0;
 	if (ch->state == state && strcmp(ch->text, text) == 0)
 		return;
 	ch->state = state;
@@ -67,7 +70,11 @@ on_subscribe_state(void *arg, const char *state, const char *detail)
 	/* That the bytes make no media stays true until some do, or until there are none any more. */
 	if (s->trouble != NULL && n != CTL_CHANNEL_RETRYING)
 		return;
-	tell(s, &s->subscribe, n, detail);
+	/* Between two segments there is always a moment of waiting. */
+	if (n == CTL_CHANNEL_WAITING && s->subscribe.state == CTL_CHANNEL_FLOWING)
+		s->subscribe.quiet_ns = clock_now_ns();
+	else
+		tell(s, &s->subscribe, n, detail);
 }
 
 static void
@@ -300,6 +307,13 @@ ing_session_close(struct ing *ing)
 }
 
 static void
+tell_quiet(struct ing_session *s, int64_t now_ns)
+{
+	if (s->subscribe.quiet_ns != 0 && now_ns - s->subscribe.quiet_ns > QUIET_NS)
+		tell(s, &s->subscribe, CTL_CHANNEL_WAITING, "");
+}
+
+static void
 offer_document(struct ing_session *s)
 {
 	union ctl_msg msg;
@@ -327,6 +341,7 @@ ing_session_run(struct ing_session *s)
 		stats_set(s->ing->stats, INGEST_reconnects, stats.retries);
 	}
 	offer_document(s);
+	tell_quiet(s, start);
 	s->ing->busy_ns += clock_now_ns() - start;
 	return flow_next < next ? flow_next : next;
 }

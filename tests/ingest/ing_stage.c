@@ -459,6 +459,9 @@ stage_session(struct stage *s, const char *more)
 	union ctl_msg msg;
 	int fds[2];
 
+	for (int i = 0; i <= CTL_RING_ID_MAX; i++)
+		ring_close(&s->ring[i]); /* of a session before */
+	s->closed = false;
 	snprintf(text, sizeof(text),
 	    "{\"id\":\"t\",\"subscribe_url\":\"%s/in\",\"control_url\":\"%s/control\",\"absent_grace_ms\":60000,%s\"tls_verify\":false}",
 	    s->url, s->url, more);

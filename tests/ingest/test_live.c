@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { FRAMES = 300 };
 
@@ -36,19 +38,45 @@ tear_down(void)
 
 TestSuite(ingest_live, .init = set_up, .fini = tear_down, .timeout = 60);
 
-/* The nth group of pictures as a segment of its own. Returns its number of frames. */
+/* Small pieces, so that this thread is never away from its consumers for long. */
+static void
+send_bytes(const uint8_t *bytes, size_t count)
+{
+	while (count > 0) {
+		size_t n = count < 16384 ? count : 16384;
+
+		cr_assert_eq(trk_pub_write(st.pub, bytes, n), 0);
+		stage_turn(&st, 0);
+		bytes += n;
+		count -= n;
+	}
+}
+
+/* The nth group of pictures as a segment of its own, or only a part of it. Returns its number of frames. */
 static unsigned
-send_gop(unsigned nth)
+send_part(unsigned nth, unsigned percent)
 {
 	unsigned from = clip_key(&clip, nth), n;
 	size_t end;
 
 	n = clip_gop(&clip, from, &end);
 	trk_pub_segment_begin(st.pub);
-	cr_assert_eq(trk_pub_write(st.pub, clip.tables, sizeof(clip.tables)), 0);
-	cr_assert_eq(trk_pub_write(st.pub, clip.data + clip.pes[from].begin, end - clip.pes[from].begin), 0);
+	send_bytes(clip.tables, sizeof(clip.tables));
+	send_bytes(clip.data + clip.pes[from].begin, (end - clip.pes[from].begin) * percent / 100);
 	trk_pub_segment_end(st.pub);
 	return n;
+}
+
+static unsigned
+send_gop(unsigned nth)
+{
+	return send_part(nth, 100);
+}
+
+static void
+send_text(struct trk_pub *pub, const char *text)
+{
+	cr_assert_eq(trk_pub_message(pub, text, strlen(text)), 0);
 }
 
 static bool
@@ -78,12 +106,20 @@ until_channel(uint32_t state, int limit_ms)
 	stage_until(&st, channel_is, &state, limit_ms, "state of the input channel");
 }
 
+/* Channels, session, and the subscription parked at the first segment. */
+static void
+open_session(const char *more)
+{
+	stage_publish(&st);
+	stage_session(&st, more);
+	until_channel(CTL_CHANNEL_WAITING, 5000);
+}
+
 Test(ingest_live, whole_clip)
 {
 	unsigned sent = 0;
 
-	stage_publish(&st);
-	stage_session(&st, "\"max_framerate\":1000,");
+	open_session("\"max_framerate\":1000,");
 	for (unsigned i = 0; i < 5; i++) {
 		sent += send_gop(i);
 		until_frames(sent - 3, 5000); /* the decoder keeps a few to put them in order */
@@ -99,4 +135,212 @@ Test(ingest_live, whole_clip)
 	for (unsigned i = 1; i < st.audio_count; i++)
 		cr_expect_leq(llabs(st.audio[i].pts_ns - st.audio[i - 1].pts_ns - 20000000), 1);
 	cr_expect_geq(st.audio_count, 9 * 50, "%u", st.audio_count);
+}
+
+static bool
+sent_everything(struct stage *s, void *arg)
+{
+	return trk_pub_idle(s->pub);
+}
+
+/* The source stands still after each frame: every frame that the decoder need not keep for its order is there all the same,
+ * without a byte of the next one. */
+Test(ingest_live, at_once)
+{
+	unsigned from = clip_key(&clip, 0), sent = 0;
+	size_t at = clip.pes[from].begin;
+
+	open_session("\"max_framerate\":1000,");
+	trk_pub_segment_begin(st.pub);
+	send_bytes(clip.tables, sizeof(clip.tables));
+	for (unsigned i = from; sent < 40; i++) {
+		if (clip.pes[i].pid != CLIP_VIDEO_PID)
+			continue;
+		send_bytes(clip.data + at, clip.pes[i].end - at);
+		at = clip.pes[i].end;
+		sent++;
+		if (sent > 3 && !clip.pes[i].exact)
+			until_frames(sent - 2, 1000);
+	}
+}
+
+Test(ingest_live, restart_of_the_source)
+{
+	unsigned sent = 0, flagged = 0;
+
+	open_session("\"max_framerate\":1000,");
+	sent += send_gop(2) + send_gop(3);
+	until_frames(sent - 3, 5000);
+	sent += send_gop(0) + send_gop(1);
+	until_frames(sent - 3, 5000);
+	for (unsigned i = 0; i < st.video_count[STAGE_EGRESS]; i++)
+		flagged += (st.video[STAGE_EGRESS][i].flags & RING_FRAME_DISCONTINUITY) != 0;
+	cr_expect_eq(flagged, 1);
+	cr_expect_eq(stats_get(st.stats, INGEST_ts_jumps), 1);
+	cr_expect_neq(stats_get(st.stats, INGEST_ts_offset_ns), 0);
+}
+
+Test(ingest_live, truncated_segment)
+{
+	unsigned have;
+
+	open_session("\"max_framerate\":1000,");
+	send_part(0, 40);
+	stage_until(&st, sent_everything, NULL, 5000, "the first half is sent");
+	stage_for(&st, 300);
+	have = st.video_count[STAGE_EGRESS];
+	cr_expect_gt(have, 10);
+	until_frames(have + send_gop(1) - 4, 5000);
+}
+
+Test(ingest_live, junk_is_reported_and_harmless)
+{
+	open_session("\"max_framerate\":1000,");
+	send_text(st.pub, "this is no video");
+	until_channel(CTL_CHANNEL_BAD_MEDIA, 5000);
+	cr_expect_not_null(strstr(st.channel[CTL_CHANNEL_SUBSCRIBE].text, "MPEG-TS"), "%s",
+	    st.channel[CTL_CHANNEL_SUBSCRIBE].text);
+	until_frames(send_gop(0) - 3, 5000);
+	cr_expect_neq(st.channel[CTL_CHANNEL_SUBSCRIBE].state, CTL_CHANNEL_BAD_MEDIA);
+	cr_expect_eq(st.bad_media_told, 1);
+}
+
+static bool
+have_documents(struct stage *s, void *arg)
+{
+	return s->documents >= *(unsigned *)arg;
+}
+
+Test(ingest_live, control_documents)
+{
+	const size_t big = 3 << 20;
+	char *text = malloc(big + 64);
+	unsigned n = 1;
+
+	open_session("");
+	send_text(st.control, "{\"keep\":\"alive\"}");
+	send_text(st.control, "{\"prompt\":\"first\"}");
+	stage_until(&st, have_documents, &n, 5000, "the first document");
+	cr_expect_str_eq(st.document, "{\"prompt\":\"first\"}");
+	send_text(st.control, "no json");
+	send_text(st.control, "[1,2]");
+	n = (unsigned)snprintf(text, 64, "{\"prompt\":\"");
+	memset(text + n, 'x', big);
+	snprintf(text + n + big, 8, "\"}");
+	send_text(st.control, text);
+	n = 2;
+	stage_until(&st, have_documents, &n, 10000, "the large document");
+	cr_expect_str_eq(st.document, text);
+	free(text);
+}
+
+Test(ingest_live, another_format_while_it_runs)
+{
+	unsigned sent, before;
+
+	open_session("\"max_framerate\":1000,");
+	sent = send_gop(0);
+	until_frames(sent - 3, 5000);
+	stage_new_video_ring(&st, FORMAT_NV12);
+	stage_for(&st, 200);
+	cr_expect_eq(st.ring_closed, 1);
+	before = st.video_count[STAGE_EGRESS];
+	sent += send_gop(1);
+	until_frames(sent - 3, 5000);
+	cr_expect_eq(st.video[STAGE_EGRESS][before].seq >> 32, st.ring[CTL_RING_IN_VIDEO].open.generation);
+	cr_expect_eq(st.lost[STAGE_EGRESS], 0);
+}
+
+Test(ingest_live, without_ring_live_frames_come_after_half_a_second)
+{
+	unsigned sent;
+	int64_t start;
+
+	st.hold_live = true;
+	open_session("\"max_framerate\":1000,");
+	start = clock_now_ns();
+	sent = send_gop(0);
+	until_frames(sent - 3, 5000);
+	cr_expect_gt(st.video[STAGE_EGRESS][0].at_ns - start, 400 * CLOCK_MS_NS);
+	cr_expect_eq(st.video[STAGE_EGRESS][0].pts_ns, ing_ticks_to_ns(clip.pes[clip_key(&clip, 0)].pts), "none is lost");
+}
+
+Test(ingest_live, consumers_that_hang_hold_nothing_up)
+{
+	unsigned sent = 0;
+	int64_t start = clock_now_ns();
+
+	st.worker_sleeps = true;
+	st.worker_audio = true; /* nobody ever takes from that ring */
+	open_session("\"max_framerate\":1000,");
+	for (unsigned i = 0; i < 5; i++) {
+		sent += send_gop(i);
+		until_frames(sent - 3, 5000);
+	}
+	cr_expect_lt(clock_now_ns() - start, 4 * CLOCK_SEC_NS, "10 s of media");
+	cr_expect_eq(st.lost[STAGE_EGRESS], 0);
+	cr_expect_geq(st.audio_count, 400);
+	cr_expect_gt(stats_get(st.stats, INGEST_audio_blocked), 100);
+}
+
+Test(ingest_live, limit_and_its_change)
+{
+	union ctl_msg msg;
+	unsigned have;
+	int fd;
+
+	open_session("\"max_framerate\":10,");
+	send_gop(0);
+	stage_until(&st, sent_everything, NULL, 5000, "sent");
+	stage_for(&st, 1000);
+	have = st.video_count[STAGE_EGRESS];
+	cr_expect(have >= 18 && have <= 21, "%u of 60 frames at 10 a second", have);
+	cr_expect_eq(stats_get(st.stats, INGEST_frames_decoded),
+	    stats_get(st.stats, INGEST_frames_limited) + stats_get(st.stats, INGEST_frames_published));
+	fd = memfd_create("params", MFD_CLOEXEC);
+	cr_assert_eq(write(fd, "{\"max_framerate\":100}", 21), 21);
+	ctl_init(&msg, CTL_PARAMS, 7);
+	msg.params.version = 2;
+	msg.params.text_bytes = 21;
+	stage_send(&st, &msg, &fd, 1);
+	close(fd);
+	stage_for(&st, 50);
+	until_frames(have + send_gop(1) - 4, 5000);
+}
+
+static bool
+is_closed(struct stage *s, void *arg)
+{
+	return s->closed;
+}
+
+Test(ingest_live, close_and_open_again)
+{
+	union ctl_msg msg;
+	char resume[128];
+	unsigned have;
+	int64_t last;
+
+	open_session("\"max_framerate\":1000,\"format\":\"rgbf32p\",\"width\":500,\"height\":300,");
+	until_frames(send_gop(0) - 3, 5000);
+	have = st.video_count[STAGE_EGRESS];
+	ctl_init(&msg, CTL_SESSION_CLOSE, 7);
+	stage_send(&st, &msg, NULL, 0);
+	stage_until(&st, is_closed, NULL, 2000, "SESSION_CLOSED");
+	last = st.video[STAGE_EGRESS][have - 1].pts_ns;
+	snprintf(resume, sizeof(resume), "\"resume\":{\"ts_offset_ns\":0,\"last_pts_ns\":%lld},", (long long)last);
+	stage_session(&st, resume);
+	stage_for(&st, 100);
+	send_gop(1);
+	until_frames(have + 30, 5000); /* from the segment that is there only what is new */
+	cr_expect_gt(st.video[STAGE_EGRESS][have].pts_ns, last);
+	cr_expect_eq(stats_get(st.stats, INGEST_ts_jumps), 0);
+}
+
+Test(ingest_live, an_impossible_url_is_said)
+{
+	stage_publish(&st);
+	stage_session(&st, "\"subscribe_url\":\"ftp://nowhere/in\",");
+	until_channel(CTL_CHANNEL_RETRYING, 2000);
+	cr_expect_not_null(strstr(st.channel[CTL_CHANNEL_SUBSCRIBE].text, "http"));
 }
