@@ -18,7 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PUB_CUT_IO_BYTES (188 * 64)
+#define PUB_TS_BYTES	 188
+#define PUB_CUT_IO_BYTES (PUB_TS_BYTES * 64)
+#define PUB_PID_SDT	 0x11
 
 struct pub_cut {
 	uint32_t magic;
@@ -37,14 +39,29 @@ struct pub_cut {
 	struct pub_cut_stats stats;
 };
 
+static void
+segment_write(struct pub_cut *cut, const uint8_t *bytes, size_t count)
+{
+	cut->bytes += count;
+	if (count > 0 && trk_pub_write(cut->pub, bytes, count) == TRK_PUB_DROPPED)
+		cut->dropped = true;
+}
+
+/* The muxer flushes whole packets only. Its service description, the name of a television programme, is left out. */
 static int
 on_write(void *arg, uint8_t *bytes, int count)
 {
 	struct pub_cut *cut = MR_CAST(struct pub_cut, arg, PUB_CUT_MAGIC);
+	const uint8_t *run = bytes, *end = bytes + count;
 
-	cut->bytes += (uint64_t)count;
-	if (trk_pub_write(cut->pub, bytes, (size_t)count) == TRK_PUB_DROPPED)
-		cut->dropped = true;
+	MR_ASSERT(count % PUB_TS_BYTES == 0);
+	for (const uint8_t *p = bytes; p < end; p += PUB_TS_BYTES) {
+		if (((p[1] & 0x1f) << 8 | p[2]) != PUB_PID_SDT)
+			continue;
+		segment_write(cut, run, (size_t)(p - run));
+		run = p + PUB_TS_BYTES;
+	}
+	segment_write(cut, run, (size_t)(end - run));
 	return count;
 }
 

@@ -7,8 +7,9 @@
  *
  * Timeline: everything is brought to 1/90000 s. MPEG-TS keeps its own timestamps; other inputs may begin below zero,
  * which MPEG-TS cannot say, and are moved by a second. Each further pass of --loop is moved by the length of the
- * first, from the earliest packet of any track to the end of the last. The input is opened anew for it, which works for
- * everything, where seeking does not. Timestamps that are missing (a raw stream) are counted from the frame rate.
+ * first, from the earliest packet of any track to the end of the last, in decoding or in presentation order, whichever
+ * is longer. The input is opened anew for it, which works for everything, where seeking does not. Timestamps that are
+ * missing (a raw stream) are counted from the frame rate.
  *
  * The thread is never joined: it may hang in a read of standard input, and the program ends by exiting.
  */
@@ -27,6 +28,10 @@
 
 #define PUB_QUEUE_COUNT 256
 
+struct pub_span {
+	int64_t start_90k, end_90k;
+};
+
 struct pub_input {
 	/* immutable after open */
 	const struct pub_options *options;
@@ -37,7 +42,7 @@ struct pub_input {
 	/* reader thread only */
 	AVFormatContext *av;
 	int64_t offset_90k;		       /* of this pass */
-	int64_t start_90k, end_90k;	       /* of the input, before the offset */
+	struct pub_span dts, pts;	       /* of the input, before the offset */
 	int64_t next_dts[PUB_TRACK_COUNT_MAX]; /* for packets without one */
 	bool first;			       /* the next packet begins a pass */
 	bool wait_key;			       /* nothing before the first keyframe of a pass is of use */
@@ -102,8 +107,7 @@ pub_input_open(const struct pub_options *options, struct pub_input **out, char *
 	if (av_open(options, &in->av, why, why_bytes) != 0)
 		goto close_event;
 	in->offset_90k = strcmp(in->av->iformat->name, "mpegts") == 0 ? 0 : 90000;
-	in->start_90k = INT64_MAX;
-	in->end_90k = INT64_MIN;
+	in->dts = in->pts = (struct pub_span){ .start_90k = INT64_MAX, .end_90k = INT64_MIN };
 	in->is_file = in->av->pb != NULL && (in->av->pb->seekable & AVIO_SEEKABLE_NORMAL);
 	in->track_count = pub_tracks_choose(in->tracks, in->av, why, in->note, sizeof(in->note));
 	if (in->track_count < 0)
@@ -168,6 +172,15 @@ queue_put(struct pub_input *in, AVPacket *av_consume, int track)
 }
 
 static void
+span_add(struct pub_span *span, int64_t at, int64_t duration)
+{
+	if (at < span->start_90k)
+		span->start_90k = at;
+	if (at + duration > span->end_90k)
+		span->end_90k = at + duration;
+}
+
+static void
 timeline_apply(struct pub_input *in, int index, AVPacket *p)
 {
 	const struct pub_track *track = &in->tracks[index];
@@ -182,10 +195,8 @@ timeline_apply(struct pub_input *in, int index, AVPacket *p)
 	if (p->pts == AV_NOPTS_VALUE)
 		p->pts = p->dts;
 	in->next_dts[index] = p->dts + p->duration;
-	if (p->dts < in->start_90k)
-		in->start_90k = p->dts;
-	if (p->dts + p->duration > in->end_90k)
-		in->end_90k = p->dts + p->duration;
+	span_add(&in->dts, p->dts, p->duration);
+	span_add(&in->pts, p->pts, p->duration);
 	p->pts += in->offset_90k;
 	p->dts += in->offset_90k;
 }
@@ -271,17 +282,21 @@ pass_read(struct pub_input *in)
 static int
 pass_rewind(struct pub_input *in, char *why, size_t bytes)
 {
+	int64_t by_dts, by_pts;
+
 	avformat_close_input(&in->av);
-	if (in->end_90k <= in->start_90k) {
+	if (in->dts.end_90k <= in->dts.start_90k) {
 		snprintf(why, bytes, "nothing in it can be sent, so there is nothing to repeat");
 		return -1;
 	}
+	by_dts = in->dts.end_90k - in->dts.start_90k;
+	by_pts = in->pts.end_90k - in->pts.start_90k;
 	for (int i = 0; i < in->track_count; i++) {
 		in->next_dts[i] = 0;
 		if (in->tracks[i].bsf != NULL)
 			av_bsf_flush(in->tracks[i].bsf);
 	}
-	in->offset_90k += in->end_90k - in->start_90k;
+	in->offset_90k += by_dts > by_pts ? by_dts : by_pts;
 	in->first = true;
 	in->wait_key = in->tracks[0].video;
 	return av_open(in->options, &in->av, why, bytes);
