@@ -161,8 +161,7 @@ class Stack:
         return json.loads(text)
 
     def frames_out(self):
-        sessions = self.call("GET", "/api/sessions")["sessions"]
-        return (sessions[0].get("egress") or {}).get("frames_out", 0) if sessions else 0
+        return self.call("GET", "/api/sessions/bench")["egress"]["counters"].get("frames_out", 0)
 
     def until(self, what, ready, seconds=15):
         deadline = time.monotonic() + seconds
@@ -217,7 +216,7 @@ def pipeline_round(options):
         outside_after = [cpu_ns(p) for p in outside]
         memory = {pid: pss_kib(pid) for pid in descendants(root)}
         names = {pid: name_of(pid) for pid in after}
-        status = stack.call("GET", "/api/sessions")["sessions"][0]
+        status = stack.call("GET", "/api/sessions/bench")
         output, _ = meter.communicate(timeout=options.seconds + 30)
         stack.call("POST", "/api/stream/stop")
     finally:
@@ -241,7 +240,7 @@ def pipeline_round(options):
         "latency_p50_ms": meter["p50_ms"],
         "latency_p99_ms": meter["p99_ms"],
         "first_frame_ms": (meter["first_out_ns"] - asked_ns) / 1e6,
-        "counters": status.get("egress"),
+        "counters": status["egress"]["counters"],
     }
 
 

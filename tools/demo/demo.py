@@ -6,7 +6,7 @@ millrace demo: watch a live stream survive the death of its worker.
 Starts a relay and a supervisor with the green-tint worker on free ports of the loopback interface, publishes a clip in
 real time, starts a session over the REST API, follows the output, changes a parameter, kills the worker with SIGKILL,
 stops, and says what happened. Everything it claims about the output was seen on the output: arrival time and timestamp
-of each video frame that came back from the relay. Counts of frames come from the supervisor's /api/sessions.
+of each video frame that came back from the relay. Counts of frames come from the supervisor's /api/sessions/demo.
 
 Everything that it starts is ended by its own pid, also on Ctrl-C; the kernel ends it when the demo itself is killed.
 """
@@ -119,10 +119,10 @@ class Api:
         return self.call("POST", path, body)
 
     def session(self):
-        sessions = self.get("/api/sessions")["sessions"]
-        if not sessions:
-            raise Trouble("the session has ended by itself; see the logs")
-        return sessions[0]
+        session = self.get("/api/sessions/demo")
+        if session["over_because"]:
+            raise Trouble(f"the session has ended by itself: {session['over_because']}")
+        return session
 
     def worker(self):
         workers = self.get("/api/workers")["workers"]
@@ -179,8 +179,8 @@ class Viewer(threading.Thread):
             return 0.0
         return min(max(statistics.quantiles(steps, n=20)[-1] if len(steps) > 20 else max(steps), 0.001), 0.2)
 
-    def longest_gap(self, since=0.0):
-        frames = [f for f in list(self.frames) if f[0] >= since]
+    def longest_gap(self, since=0.0, until=float("inf")):
+        frames = [f for f in list(self.frames) if since <= f[0] <= until]
         return max((b[0] - a[0] for a, b in zip(frames, frames[1:])), default=0.0)
 
     def steps_back(self):
@@ -246,10 +246,10 @@ class Terminal:
 
 
 def counts(session):
-    """The numbers that the demo talks about, from one session of /api/sessions."""
-    ingest, egress = session.get("ingest") or {}, session.get("egress") or {}
+    """The numbers that the demo talks about, from /api/sessions/demo."""
+    egress = session["egress"]["counters"]
     return {
-        "in": ingest.get("frames_published", 0),
+        "in": egress.get("frames_in", 0),
         "sent": egress.get("frames_out", 0),
         "processed": egress.get("frames_processed", 0),
         "no_worker": egress.get("fill_no_worker", 0),
@@ -307,7 +307,7 @@ class Demo:
         deadline = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > deadline:
-                raise Trouble(f"waited {seconds} s in vain for {what}; the logs are in {self.keep_logs()}")
+                raise Trouble(f"waited {seconds} s in vain for {what}")
             for program in self.programs:
                 program.check_alive()
             time.sleep(0.05)
@@ -320,8 +320,8 @@ class Demo:
                 program.check_alive()
             c, worker = counts(self.api.session()), self.api.worker()
             self.terminal.progress(
-                f"frames in {c['in']}, processed {c['processed']}, filled in {filled(c)}, longest gap "
-                f"{self.viewer.longest_gap() * 1000:.0f} ms, worker {worker.get('state', '?')} pid {worker.get('pid')}")
+                f"in {c['in']}, processed {c['processed']}, filled in {filled(c)}, longest gap "
+                f"{self.viewer.longest_gap() * 1000:.0f} ms, worker {worker.get('pid')} {worker.get('state', '?')}")
             time.sleep(0.25)
 
     def change_parameter(self, intensity):
@@ -353,10 +353,15 @@ class Demo:
         self.change_parameter(0.1)
         self.watch(0.25 * t)
         self.terminal.end_progress()
-        self.final = counts(self.api.session())
         self.api.post("/api/stream/stop")
+        self.final = counts(self.api.get("/api/sessions/demo"))
         self.terminal.say("stopped")
         self.publisher.stop()
+        # The channel belongs to the relay, not to the session: nobody else tells the viewer that no more will come.
+        deadline = time.monotonic() + 3
+        while len(self.viewer.frames) < self.final["sent"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.viewer.program.stop()
         self.viewer.join(5)
 
     def verdict(self):
@@ -364,6 +369,7 @@ class Demo:
         c, wrong = self.final, []
         gap, interval = self.viewer.longest_gap(), self.viewer.interval()
         bound = interval + GRACE
+        at_kill = self.viewer.longest_gap(self.killed_at - 0.5, self.killed_at + 1.5)
         good, words = decoder_verdict(self.options.output)
         reasons = ", ".join(f"{n} {why}" for n, why in (
             (c["no_worker"], "while no worker was there"), (c["deadline"], "because the result was late"),
@@ -376,13 +382,15 @@ class Demo:
               f"    dropped        {c['dropped']}\n"
               f"  worker           killed once, restarted {'once' if self.restarts == 1 else self.restarts}; "
               f"{c['processed'] - self.processed_at_kill} frames processed since\n"
-              f"  longest gap      {gap * 1000:.0f} ms between two frames of the output, the kill included "
-              f"(promised: at most {bound * 1000:.0f})\n"
+              f"  longest gap      {gap * 1000:.0f} ms between two frames of the output, around the kill "
+              f"{at_kill * 1000:.0f} ms (promised: at most {bound * 1000:.0f})\n"
               f"  timeline         {len(self.viewer.frames)} frames seen, "
-              f"{self.viewer.steps_back() or 'no'} step back in their timestamps\n"
+              f"{self.viewer.steps_back() or 'no'} steps back in their timestamps\n"
               f"  output           {self.options.output}: {words}\n"
               f"  watch the file   ffplay {self.options.output}\n"
               f"  watch it live    run `{demo_command()} --seconds 600` and, in another terminal, the command that it shows")
+        if len(self.viewer.frames) < c["sent"]:
+            wrong.append(f"{c['sent']} frames were sent and {len(self.viewer.frames)} arrived")
         if c["processed"] == 0:
             wrong.append("no frame was processed")
         if c["processed"] <= self.processed_at_kill:
@@ -454,7 +462,7 @@ def main():
                 print("\nThe stream never stopped.")
         except Trouble as trouble:
             demo.terminal.end_progress()
-            print(f"millrace demo: {trouble}", file=sys.stderr)
+            print(f"millrace demo: {trouble}\nThe logs are in {demo.keep_logs()}.", file=sys.stderr)
             wrong = ["trouble"]
         except KeyboardInterrupt:
             demo.terminal.end_progress()
