@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #define TRK_SEQ_NONE INT64_C(-1)
-#define TRK_SEQ_MAX  (INT64_MAX / 2) /* larger numbers are taken as nonsense */
+#define TRK_SEQ_MAX  INT64_C(1000000000000000) /* larger numbers are taken as nonsense */
 
 struct trk_reply {
 	int status;	 /* 0: none yet; 1xx: more will come */

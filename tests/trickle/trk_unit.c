@@ -155,7 +155,7 @@ Test(trk_reply, numbers)
 	} cases[] = {
 		{ "0", 0 }, { " 17 \r\n", 17 }, { "007", 7 }, { "-1", TRK_SEQ_NONE }, { "", TRK_SEQ_NONE },
 		{ "1x", TRK_SEQ_NONE }, { "1 2", TRK_SEQ_NONE }, { "+3", TRK_SEQ_NONE },
-		{ "4611686018427387903", TRK_SEQ_MAX }, { "4611686018427387904", TRK_SEQ_NONE },
+		{ "1000000000000000", TRK_SEQ_MAX }, { "1000000000000001", TRK_SEQ_NONE },
 		{ "99999999999999999999999999", TRK_SEQ_NONE },
 	};
 

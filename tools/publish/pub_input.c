@@ -11,7 +11,8 @@
  * is longer. The input is opened anew for it, which works for everything, where seeking does not. Timestamps that are
  * missing (a raw stream) are counted from the frame rate.
  *
- * The thread is never joined: it may hang in a read of standard input, and the program ends by exiting.
+ * The thread is asked to stop wherever it can be asked; a read of standard input that hangs cannot, and then only the
+ * end of the process ends it.
  */
 #include "base/clock.h"
 #include "base/fd.h"
@@ -20,6 +21,7 @@
 #include <errno.h>
 #include <libavutil/avutil.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,8 +55,15 @@ struct pub_input {
 	unsigned head, count;
 	bool over;
 	char error[160];
+	/* main thread only */
 	int event_fd;
+	pthread_t thread;
+	bool started;
+	/* set by the main thread, read by the reader wherever it may wait */
+	_Atomic bool stop;
 };
+
+#define PUB_JOIN_NS (500 * CLOCK_MS_NS)
 
 /* ---- opening ---------------------------------------------------------- */
 
@@ -147,6 +156,13 @@ pub_input_is_file(const struct pub_input *in)
 
 /* ---- the reader thread ------------------------------------------------ */
 
+static bool
+stopping(struct pub_input *in)
+{
+	/* relaxed: nothing is read that depends on it; the mutex orders the queue */
+	return atomic_load_explicit(&in->stop, memory_order_relaxed);
+}
+
 static void
 event_signal(struct pub_input *in)
 {
@@ -161,8 +177,13 @@ queue_put(struct pub_input *in, AVPacket *av_consume, int track)
 	struct pub_packet *at;
 
 	pthread_mutex_lock(&in->mutex);
-	while (in->count == PUB_QUEUE_COUNT)
+	while (in->count == PUB_QUEUE_COUNT && !stopping(in))
 		pthread_cond_wait(&in->room, &in->mutex);
+	if (stopping(in)) {
+		pthread_mutex_unlock(&in->mutex);
+		av_packet_free(&av_consume);
+		return;
+	}
 	at = &in->queue[(in->head + in->count) % PUB_QUEUE_COUNT];
 	*at = (struct pub_packet){ .av = av_consume, .track = track, .first = in->first };
 	in->first = false;
@@ -264,7 +285,7 @@ pass_read(struct pub_input *in)
 
 		if (p == NULL)
 			return AVERROR(ENOMEM);
-		r = av_read_frame(in->av, p);
+		r = stopping(in) ? AVERROR_EXIT : av_read_frame(in->av, p);
 		index = r >= 0 ? track_of(in, p->stream_index) : -1;
 		if (r < 0 || index < 0 || p->size == 0) {
 			av_packet_free(&p);
@@ -325,13 +346,47 @@ reader_main(void *arg)
 int
 pub_input_start(struct pub_input *in)
 {
-	pthread_t thread;
-	int r = pthread_create(&thread, NULL, reader_main, in);
+	int r = pthread_create(&in->thread, NULL, reader_main, in);
 
-	if (r != 0)
-		return -r;
-	(void)pthread_detach(thread);
-	return 0;
+	in->started = r == 0;
+	return -r;
+}
+
+static bool
+reader_join(struct pub_input *in)
+{
+	int64_t until = clock_now_ns() + PUB_JOIN_NS;
+	struct timespec limit = { .tv_sec = until / CLOCK_SEC_NS, .tv_nsec = until % CLOCK_SEC_NS };
+
+	if (!in->started)
+		return true;
+	pthread_mutex_lock(&in->mutex);
+	/* relaxed: see stopping() */
+	atomic_store_explicit(&in->stop, true, memory_order_relaxed);
+	pthread_cond_signal(&in->room);
+	pthread_mutex_unlock(&in->mutex);
+	return pthread_clockjoin_np(in->thread, NULL, CLOCK_MONOTONIC, &limit) == 0;
+}
+
+bool
+pub_input_close(struct pub_input **inp)
+{
+	struct pub_input *in = *inp;
+
+	if (in == NULL)
+		return true;
+	if (!reader_join(in))
+		return false;
+	*inp = NULL;
+	while (in->count > 0)
+		pub_input_pop(in);
+	avformat_close_input(&in->av);
+	pub_tracks_fini(in->tracks, in->track_count);
+	pthread_cond_destroy(&in->room);
+	pthread_mutex_destroy(&in->mutex);
+	fd_close(&in->event_fd);
+	free(in);
+	return true;
 }
 
 /* ---- the main thread -------------------------------------------------- */

@@ -34,6 +34,8 @@ int pub_input_fd(const struct pub_input *input);
 /* The oldest packet, or NULL; valid until pub_input_pop(). *over: there is none and there will be none. */
 const struct pub_packet *pub_input_peek(struct pub_input *input, bool *over);
 void pub_input_pop(struct pub_input *input);
+/* true: freed. false: the reader sits in a read that nothing ends but the end of the process; *in is left as it is. */
+bool pub_input_close(struct pub_input **in);
 /* Why it is over: NULL for a clean end, else words. */
 const char *pub_input_error(const struct pub_input *input);
 

@@ -344,5 +344,7 @@ main(int argc, char **argv)
 	pub_cut_free(&p.cut);
 	trk_pub_close(&p.pub);
 	trk_loop_free(&p.loop);
-	return r; /* the reader's thread may be in the middle of a read, so the input goes with the process */
+	if (!pub_input_close(&p.input))
+		_exit(r); /* no destructor runs under the feet of the reader */
+	return r;
 }
