@@ -10,11 +10,12 @@ import queue
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 
-from scripted_server import Server
+from scripted_server import Server, tls_context
 
 PROBE = sys.argv[1]
 TESTS = []
@@ -28,6 +29,12 @@ def test(function):
 def test_deaf(function):
     """As test(), on a server that does not listen yet."""
     function.deaf = True
+    return test(function)
+
+
+def test_tls(function):
+    """As test(), over TLS."""
+    function.tls = True
     return test(function)
 
 
@@ -103,7 +110,11 @@ class Probe:
 
 
 def run(function):
-    server = Server(listen=not getattr(function, "deaf", False))
+    tls = None
+    if getattr(function, "tls", False):
+        with tempfile.TemporaryDirectory() as folder:
+            tls = tls_context(folder)
+    server = Server(listen=not getattr(function, "deaf", False), tls=tls)
     probes = []
 
     def start(kind, **options):

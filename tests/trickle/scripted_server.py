@@ -6,10 +6,13 @@ Each connection carries one request. `take()` waits for the next one that matche
 reset, or left hanging. What no client may ever do is checked for every request: a negative seq in a POST or DELETE, a
 second request on a connection, `Expect:`.
 """
+import os
 import queue
 import re
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 import time
 
@@ -110,12 +113,47 @@ class Request:
         self.connection.close()
 
 
+def tls_context(folder):
+    """A server's context with a certificate that nobody vouches for, as an orchestrator has it."""
+    names = [os.path.join(folder, name) for name in ("cert.pem", "key.pem")]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-days", "2", "-subj", "/CN=nobody", "-out", names[0], "-keyout", names[1]],
+                   check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*names)
+    return context
+
+
+class Locked:
+    """A TLS connection of which one thread reads while another writes; Python's may not be used so."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.lock = threading.Lock()
+
+    def recv(self, count):
+        time.sleep(0.001)  # let the writer have its turn
+        with self.lock:
+            return self.connection.recv(count)
+
+    def sendall(self, data):
+        with self.lock:
+            self.connection.sendall(data)
+
+    def settimeout(self, _):
+        self.connection.settimeout(0.005)
+
+    def __getattr__(self, name):
+        return getattr(self.connection, name)
+
+
 class Server:
-    def __init__(self, listen=True):
+    def __init__(self, listen=True, tls=None):
         self.socket = socket.socket()
+        self.tls = tls
         self.socket.bind(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/base/c"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}/base/c"
         self.requests = queue.Queue()
         self.kept = []      # taken off the queue while looking for another
         self.seen = []      # all that ever came
@@ -136,6 +174,14 @@ class Server:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
+        if self.tls is not None:
+            try:
+                connection = Locked(self.tls.wrap_socket(connection, server_side=True))
+            except OSError:
+                return
+        self._serve_request(connection)
+
+    def _serve_request(self, connection):
         head, request = b"", None
         connection.settimeout(0.05)
         while True:

@@ -8,7 +8,7 @@ Method: plays against a scripted server; see play.py. Nothing waits for a fixed 
 import sys
 import time
 
-from play import main, test, test_deaf
+from play import main, test, test_deaf, test_tls
 
 
 @test
@@ -322,6 +322,24 @@ def pub_sends_much_through_one_turn(server, start):
     request.wait_body(b"x" * 3000000, ended=True)
     request.reply(200)
     probe.expect("begin 0", "fill 0", "end 0", "done 0 ok=1")
+
+
+@test_tls
+def pub_over_tls_parks_and_sends_at_once(server, start):
+    probe = start("pub")
+    request = server.take("POST", "/0", 1.0)
+    time.sleep(0.2)
+    assert request.raw == b""
+    probe.say("begin", "write abc")
+    request.wait_body(b"abc", seconds=0.3)
+    parked = server.take("POST", "/1")
+    probe.say("fill 300000", "end")
+    request.wait_body(b"abc" + b"x" * 300000, ended=True)
+    request.reply(200)
+    probe.expect("begin 0", "write 0", "fill 0", "end 0", "done 0 ok=1")
+    probe.say("quit")
+    parked.wait_closed()
+    assert parked.raw == b""
 
 
 if __name__ == "__main__":

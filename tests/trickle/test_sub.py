@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from play import main, test, test_deaf
+from play import main, test, test_deaf, test_tls
 
 
 @test
@@ -296,6 +296,26 @@ def sub_paused_pushes_back(server, start):
         line = probe.next()
         got += len(line) - 5 if line.startswith("data ") else 0
     probe.expect("end 0 complete=1")
+
+
+@test_tls
+def sub_over_tls_that_nobody_vouches_for(server, start):
+    probe = start("sub", park_ms=300)
+    server.take("GET", "/-2").wait_closed()
+    request = server.take("GET", "/-2")
+    request.segment(0, b"a")
+    probe.expect("begin 0 gap=0", "data a")
+    server.take("GET", "/1").segment(1, b"b", end=True)
+    request.chunk(b"A")
+    request.end()
+    probe.expect("data A", "end 0 complete=1", "begin 1 gap=0", "data b", "end 1 complete=1")
+
+
+@test_tls
+def sub_over_tls_is_refused_when_somebody_has_to_vouch(server, start):
+    probe = start("sub", tls_verify=1)
+    probe.expect_state("retrying .*(certificate|SSL).*")
+    assert not server.seen
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
  * What the client calls is printed, a line each. Commands come on standard input, a line each:
  *     sub: pause, resume, quit
  *     pub: begin, write TEXT, fill COUNT, end, message TEXT, delete, idle (say when it is), stats, quit
- * Each command of a publisher is answered with its result. The play itself is written in the test.
+ * tls_verify=1 goes with both. Each command of a publisher is answered with its result. The play itself is written in the test.
  */
 #include "base/clock.h"
 #include "proto/trickle.h"
@@ -177,7 +177,7 @@ commands_read(struct probe *p)
 static int
 probe_open(struct probe *p, int argc, char **argv)
 {
-	struct trk_loop_config loop = { .seed = 1 };
+	struct trk_loop_config loop = { .seed = 1, .tls_verify = option(argc, argv, "tls_verify", 0) };
 
 	if (trk_loop_new(&loop, &p->loop) != 0)
 		return -1;
