@@ -180,6 +180,15 @@ sup_media_start(struct sup_session *s, struct sup_media *m)
 
 /* ---- messages --------------------------------------------------------- */
 
+/* Events, data and control come and go all the time: between waiting and flowing there is nothing to tell. */
+static bool
+is_traffic(const struct ctl_channel *ch, enum ctl_channel_state before)
+{
+	return ch->channel != CTL_CHANNEL_SUBSCRIBE && ch->channel != CTL_CHANNEL_PUBLISH &&
+	    (ch->state == CTL_CHANNEL_WAITING || ch->state == CTL_CHANNEL_FLOWING) &&
+	    (before == CTL_CHANNEL_WAITING || before == CTL_CHANNEL_FLOWING);
+}
+
 static void
 on_channel(struct sup_session *s, struct sup_media *m, const struct ctl_channel *ch)
 {
@@ -195,7 +204,8 @@ on_channel(struct sup_session *s, struct sup_media *m, const struct ctl_channel 
 	mine = &s->channel[ch->channel];
 	if (mine->state != ch->state) {
 		mine->since_ns = clock_now_ns();
-		log_info("channel", sup_channel_state_name(ch->state), "session=%s channel=%s text=%s", s->stream.log_id,
+		log_event(is_traffic(ch, mine->state) ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, "channel",
+		    sup_channel_state_name(ch->state), "session=%s channel=%s text=%s", s->stream.log_id,
 		    sup_channel_name(ch->channel), log_quote(quoted, sizeof(quoted), ch->text));
 	}
 	mine->state = ch->state;
