@@ -21,6 +21,7 @@
 #include <string.h>
 
 #define WRAP	 (INT64_C(1) << 33)
+#define LIMIT_ROUNDING_NS (2 * CLOCK_MS_NS) /* of two timestamps in milliseconds, and a little */
 #define BACK_MAX (1 * (int64_t)ING_TICKS_SEC)
 #define AHEAD_MAX (10 * (int64_t)ING_TICKS_SEC)
 /* A track that was not seen before, or the first packet of a successor, may lie a whole segment off. */
@@ -144,6 +145,7 @@ void
 ing_limit_init(struct ing_limit *l, unsigned max_framerate)
 {
 	l->next_ns = 0;
+	l->seen_count = 0;
 	ing_limit_set(l, max_framerate);
 }
 
@@ -153,13 +155,34 @@ ing_limit_set(struct ing_limit *l, unsigned max_framerate)
 	l->interval_ns = CLOCK_SEC_NS / (max_framerate != 0 ? max_framerate : 1);
 }
 
+/* Over the window up to and with this frame the source was not faster than the limit. */
+static bool
+within_limit(struct ing_limit *l, int64_t t)
+{
+	unsigned n = l->seen_count;
+	int64_t newest = n > 0 ? l->seen_ns[(n - 1) % ING_LIMIT_WINDOW] : 0, oldest;
+
+	if (n > 0 && (t <= newest || t > newest + CLOCK_SEC_NS))
+		n = l->seen_count = 0;
+	l->seen_ns[n % ING_LIMIT_WINDOW] = t;
+	l->seen_count++;
+	if (n == 0)
+		return false;
+	if (n > ING_LIMIT_WINDOW - 1)
+		n = ING_LIMIT_WINDOW - 1;
+	oldest = l->seen_ns[(l->seen_count - 1 - n) % ING_LIMIT_WINDOW];
+	return t - oldest >= n * l->interval_ns - LIMIT_ROUNDING_NS;
+}
+
 bool
 ing_limit_pass(struct ing_limit *l, int64_t t)
 {
+	bool within = within_limit(l, t);
+
 	/* Never further ahead than one interval: the limit was raised, or timestamps went back. */
 	if (l->next_ns > t + l->interval_ns)
 		l->next_ns = t;
-	if (t < l->next_ns)
+	if (t < l->next_ns && !within)
 		return false;
 	if (t > l->next_ns + l->interval_ns)
 		l->next_ns = t + l->interval_ns;

@@ -57,10 +57,18 @@ void ing_time_resume(struct ing_time *t, int64_t offset, int64_t last_pts);
  */
 int64_t ing_time_map(struct ing_time *t, enum ing_track track, uint64_t raw, int64_t now_ns);
 
-/* max_framerate as the contract has it, on timestamps, never on the wall clock. */
+/*
+ * max_framerate as the contract has it, on timestamps, never on the wall clock: leave out what is earlier than `next`,
+ * which then moves on by one interval. With one exception, without which a source whose timestamps are rounded (30
+ * frames a second, in milliseconds) loses every third frame at its own rate: a source that over the last second was not
+ * faster than the limit loses nothing.
+ */
+enum { ING_LIMIT_WINDOW = 32 }; /* frames whose mean rate is looked at; a power of two */
 struct ing_limit {
 	int64_t interval_ns;
 	int64_t next_ns;
+	int64_t seen_ns[ING_LIMIT_WINDOW]; /* timestamps of the newest frames, left out or not */
+	unsigned seen_count;		   /* all since the last jump */
 };
 void ing_limit_init(struct ing_limit *l, unsigned max_framerate);
 /* Takes effect with the next frame. */

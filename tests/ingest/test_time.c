@@ -188,6 +188,15 @@ Test(ing_limit, rates)
 	cr_expect(abs((int)passed(60, 1, 600, 0) - 10) <= 1);
 }
 
+Test(ing_limit, rounded_timestamps_at_the_limit_lose_nothing)
+{
+	struct ing_limit l;
+
+	ing_limit_init(&l, 30);
+	for (int64_t i = 0; i < 600; i++)
+		cr_assert(ing_limit_pass(&l, 1467 * CLOCK_MS_NS + (i * 1000 + 15) / 30 * CLOCK_MS_NS), "frame %d", (int)i);
+}
+
 Test(ing_limit, as_the_contract_says)
 {
 	struct ing_limit l;
@@ -195,7 +204,7 @@ Test(ing_limit, as_the_contract_says)
 
 	srand(3);
 	ing_limit_init(&l, 24);
-	for (int64_t pts = 1000000, i = 0; i < 20000; i++, pts += rand() % 60000000) {
+	for (int64_t pts = 1000000, i = 0; i < 20000; i++, pts += rand() % 30000000) {
 		double s = (double)pts / 1e9;
 		bool pass = s >= next;
 

@@ -14,11 +14,17 @@ from stack import CLIP, Failure, Stack, request, run, wait_for  # noqa: E402
 
 
 def session_of(s, name):
-    return next((x for x in s.get("/api/sessions")[1]["sessions"] if x["id"] == name), None)
+    """What the API says of a session, whole; None when it is not known."""
+    code, reply = s.get(f"/api/sessions/{name}")
+    return reply if code == 200 else None
+
+
+def count(s, name, counter):
+    return (session_of(s, name) or {}).get("egress", {}).get("counters", {}).get(counter, 0)
 
 
 def processed(s):
-    return session_of(s, "good")["egress"]["frames_processed"]
+    return count(s, "good", "frames_processed")
 
 
 def still_good(s):
@@ -49,7 +55,7 @@ def good_stack():
     s.wait_ready()
     s.publish(args=("--loop",))
     assert start(s, "good")[0] == 200
-    wait_for("processed frames", lambda: session_of(s, "good") and processed(s) > 5, 15)
+    wait_for("processed frames", lambda: processed(s) > 5, 15)
     return s
 
 
@@ -77,7 +83,7 @@ def test_bad_requests():
         assert code in (400, 409, 503), (code, reply)
         still_good(s)
         assert start(s, "next")[0] == 200
-        wait_for("the next session's frames", lambda: session_of(s, "next")["egress"]["frames_processed"] > 5, 10)
+        wait_for("the next session's frames", lambda: count(s, "next", "frames_processed") > 5, 10)
         assert stop(s, "next")[0] == 200
 
 
@@ -123,10 +129,9 @@ def test_truncated_clip():
             g.write(data[:200001] + data[260000:])  # a hole in the middle, and no whole packets after it
         s.publish(cut, "cut")
         assert start(s, "cut", subscribe_url=f"{s.relay_url}/cut")[0] == 200
-        wait_for("frames of the truncated clip", lambda: (session_of(s, "cut") or {"egress": {"frames_out": 9}})
-                 ["egress"]["frames_out"] > 5, 10)
+        wait_for("frames of the truncated clip", lambda: count(s, "cut", "frames_out") > 5, 10)
         wait_for("the session to end with its channel", lambda: session_of(s, "cut") is None or
-                 session_of(s, "cut").get("state") in ("closed", "ended", "CLOSED", "ENDED"), 15)
+                 session_of(s, "cut")["state"] not in ("running", "starting", "open"), 15)
         still_good(s)
 
 

@@ -34,7 +34,7 @@ def worker_pid(s):
 
 
 def counters(s):
-    return s.status("kill")["millrace"]["sessions"][0]["egress"]
+    return s.status("kill")["millrace"]["egress"]["counters"]
 
 
 def kill_and_see(s, n):

@@ -284,21 +284,50 @@ def fd_count(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def frame_colours(path, size=None):
-    """[(pts seconds, (r, g, b))] of each video frame: its mean colour, decoded by ffmpeg, in order."""
-    out = subprocess.run(
-        ["ffmpeg", "-v", "error", "-copyts", "-i", path, "-map", "0:v:0", "-vf",
-         "scale=1:1:flags=area,format=rgb24,showinfo=checksum=0", "-f", "rawvideo", "-vsync", "passthrough", "-"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
-    probe = subprocess.run(
-        ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "frame=pts_time", "-of", "csv=p=0", path],
-        stdout=subprocess.PIPE, check=True)
-    times = [float(t.split(",")[0]) for t in probe.stdout.decode().split() if t[0].isdigit()]
+def frame_colours(path, filters=""):
+    """[(pts in 90 kHz, (r, g, b))] of each video frame: its mean colour after `filters`, decoded by ffmpeg, in order."""
+    chain = (filters + "," if filters else "") + "scale=1:1:flags=area,format=rgb24"
+    out = subprocess.run(["ffmpeg", "-v", "error", "-i", path, "-map", "0:v:0", "-vf", chain, "-f", "rawvideo", "-vsync",
+                          "passthrough", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    probe = subprocess.run(["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "frame=pts", "-of",
+                            "csv=p=0", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    times = [int(t) for t in re.findall(r"\d+", probe.stdout.decode())]
     raw = out.stdout
     colours = [tuple(raw[i:i + 3]) for i in range(0, len(raw) - 2, 3)]
     if len(times) != len(colours):
         raise Failure(f"{len(times)} timestamps but {len(colours)} decoded frames in {path}")
     return list(zip(times, colours))
+
+
+def audio_envelope(path, begin, seconds, per_second=1000):
+    """Mean loudness of each millisecond of the sound between two session times (seconds of PTS). The sound must be
+    continuous: only the first frame's timestamp is looked at."""
+    rate = 8000
+    out = subprocess.run(["ffmpeg", "-v", "error", "-i", path, "-map", "0:a:0", "-ar", str(rate), "-ac", "1", "-f",
+                          "s16le", "-"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+    first = subprocess.run(["ffprobe", "-v", "error", "-select_streams", "a:0", "-read_intervals", "%+#1", "-show_entries",
+                            "frame=pts_time", "-of", "csv=p=0", path], stdout=subprocess.PIPE, check=True).stdout
+    first = float(re.search(r"[\d.]+", first.decode()).group(0))
+    step = rate // per_second
+    skip = round((begin - first) * rate)
+    samples = memoryview(out[:len(out) // 2 * 2]).cast("h")[skip:]
+    count = min(len(samples) // step, int(seconds * per_second))
+    return [sum(abs(x) for x in samples[i * step:(i + 1) * step]) / step for i in range(count)]
+
+
+def envelope_lag(a, b, most=120):
+    """By how many steps b is late against a (best normalised correlation), and how well they fit (0..1)."""
+    n = min(len(a), len(b)) - 2 * most
+    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
+    x = [v - mean_a for v in a[most:most + n]]
+    norm_x = sum(v * v for v in x) ** 0.5
+    best = (-1.0, 0)
+    for lag in range(-most, most + 1):
+        y = [v - mean_b for v in b[most + lag:most + lag + n]]
+        norm_y = sum(v * v for v in y) ** 0.5
+        fit = sum(p * q for p, q in zip(x, y)) / (norm_x * norm_y + 1e-9)
+        best = max(best, (fit, lag))
+    return best[1], best[0]
 
 
 def probe_errors(path):
@@ -322,7 +351,8 @@ def nal_types(segment):
             started = True
         begin = 4 + (1 + p[4] if p[3] & 0x20 else 0)
         data += p[begin:] if p[3] & 0x10 else b""
-    return [data[m.end()] & 0x1f for m in re.finditer(rb"\0\0\1", bytes(data)) if m.end() < len(data) and m.start() > 0]
+    codes = (m.end() for m in re.finditer(rb"\x00\x00\x01", bytes(data)) if m.start() > 0)  # the first is the PES itself
+    return [data[at] & 0x1f for at in codes if at < len(data)]
 
 
 def run(tests):
