@@ -1,9 +1,26 @@
 /* SPDX-License-Identifier: MIT */
-/* Frame ring: the handles, shared by ring.c (protocol) and ring_attach.c (mapping and checks) only. */
+/* Frame ring: the handles, and what ring.c, ring_rx.c (protocol) and ring_attach.c (mapping and checks)
+ * share with each other only. */
 #ifndef MR_PROTO_RING_PRIV_H
 #define MR_PROTO_RING_PRIV_H
 
+#include "base/clock.h"
 #include "proto/ring.h"
+
+enum { RING_DESC_WORDS = sizeof(struct ring_desc) / 8 };
+#define RING_WAIT_MAX_NS (50 * CLOCK_MS_NS) /* a peer can requeue our waiter away: every wait looks again */
+
+#ifdef MR_RING_MUTANT_NO_FENCE /* to show that the tests would notice */
+#define RING_FENCE() ((void)0)
+#else
+/* The full fence between our store and our load of the peer's word, see the invariants in ring.c. */
+#define RING_FENCE() atomic_thread_fence(memory_order_seq_cst)
+#endif
+
+/* Wakes everybody who waits on a bell, in any process. */
+void ring_bell_wake(const _Atomic uint32_t *bell);
+/* Sleeps while the bell is `seen`: RING_WAIT_MAX_NS at most and not beyond the deadline. */
+void ring_bell_wait(const _Atomic uint32_t *bell, uint32_t seen, int64_t deadline_ns);
 
 struct ring_tx {
 	uint32_t magic;

@@ -294,11 +294,12 @@ turn(void)
 static void
 turns_for(int64_t ns)
 {
+	const struct timespec pause = { .tv_nsec = 100000 };
 	int64_t end = clock_now_ns() + ns;
 
 	do {
 		turn();
-		usleep(100);
+		nanosleep(&pause, NULL);
 	} while (clock_now_ns() < end);
 }
 
@@ -335,23 +336,45 @@ kill_now(enum role which)
 		kill(victims[which].pid, SIGKILL);
 }
 
-/* Kills one role at one testpoint, with half a second to get there. A point of recovery needs a death before. */
+static int
+point_named(const char *name)
+{
+	int point = 0;
+
+	while (strcmp(torture_points[point].name, name) != 0)
+		point++;
+	return point;
+}
+
+/* Kills one role at one testpoint, with half a second to get there. A point of recovery needs a death before: one that
+ * leaves a hold whose frame is still there, or has gone. */
 static void
 kill_at_point(enum role which, int point)
 {
 	int64_t end = clock_now_ns() + CLOCK_SEC_NS / 2;
-	unsigned long before = deaths[which];
+	unsigned long wanted = deaths[which] + 1;
 
 	if (strncmp(torture_points[point].name, "ring_recover:", 13) == 0) {
 		victims[which].next_kill = point;
-		for (point = 0; strcmp(torture_points[point].name, "ring_take:hold") != 0;)
-			point++;
+		wanted++;
+		point = point_named(point == point_named("ring_recover:cleared") ? "ring_take:lost" : "ring_take:hold");
 	}
 	atomic_store(&board->kill_after[which], 0);
 	atomic_store(&board->kill_at[which], point);
-	while (deaths[which] == before && clock_now_ns() < end)
+	while (deaths[which] < wanted && clock_now_ns() < end)
 		turns_for(CLOCK_MS_NS / 5);
 	atomic_store(&board->kill_at[which], -1);
+	victims[which].next_kill = -1;
+}
+
+/* All testpoints in turn, or those at which nobody has died yet. */
+static void
+kill_at_points(bool missing_only)
+{
+	for (int point = 0; point < torture_point_count; point++)
+		for (uint32_t which = 0; which <= consumers; which++)
+			if (applies(point, (enum role)which) && (!missing_only || atomic_load(&board->hits[point]) == 0))
+				kill_at_point((enum role)which, point);
 }
 
 static void
@@ -529,13 +552,11 @@ main(int argc, char **argv)
 	if (mutant) {
 		run_mutant(end);
 	} else {
-		for (int point = 0; point < torture_point_count; point++)
-			for (uint32_t which = 0; which <= consumers; which++)
-				if (applies(point, (enum role)which))
-					kill_at_point((enum role)which, point);
-		while (clock_now_ns() < end || (policy == CTL_POLICY_DROP_OLDEST && points_without_death() > 0 &&
-		    clock_now_ns() < end + 30 * CLOCK_SEC_NS))
+		kill_at_points(false);
+		while (clock_now_ns() < end)
 			strike();
+		while (policy == CTL_POLICY_DROP_OLDEST && points_without_death() > 0 && clock_now_ns() < end + 60 * CLOCK_SEC_NS)
+			kill_at_points(true);
 		alive = all_alive();
 		wound_up = wind_up();
 		judge(alive, wound_up, world_count_fds() == fds_before);
