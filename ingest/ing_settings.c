@@ -127,6 +127,7 @@ ing_settings_parse(const char *text, size_t bytes, struct ing_settings *out, cha
 {
 	struct reader r = { .object = json_loadb(text, bytes, 0, NULL), .why = why, .why_bytes = why_bytes };
 	struct ing_settings s = { 0 };
+	int64_t rate;
 
 	if (!json_is_object(r.object))
 		complain(&r, "the session text is no JSON object");
@@ -137,7 +138,8 @@ ing_settings_parse(const char *text, size_t bytes, struct ing_settings *out, cha
 	s.absent_grace_ns = get_int(&r, "absent_grace_ms", GRACE_DEFAULT_MS, 0, GRACE_MAX_MS) * CLOCK_MS_NS;
 	s.flow.width = (uint32_t)get_int(&r, "width", SIDE_DEFAULT, FORMAT_SIDE_MIN, FORMAT_SIDE_MAX);
 	s.flow.height = (uint32_t)get_int(&r, "height", SIDE_DEFAULT, FORMAT_SIDE_MIN, FORMAT_SIDE_MAX);
-	s.flow.max_framerate = (unsigned)get_int(&r, "max_framerate", RATE_DEFAULT, 1, RATE_MAX);
+	rate = get_int(&r, "max_framerate", RATE_DEFAULT, 1, INT64_MAX); /* clients may ask for any number */
+	s.flow.max_framerate = rate > RATE_MAX ? RATE_MAX : (unsigned)rate;
 	get_format(&r, &s.flow);
 	get_resume(&r, &s.flow);
 	json_decref(r.object);

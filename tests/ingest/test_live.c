@@ -323,6 +323,7 @@ Test(ingest_live, close_and_open_again)
 
 	open_session("\"max_framerate\":1000,\"format\":\"rgbf32p\",\"width\":500,\"height\":300,");
 	until_frames(send_gop(0) - 3, 5000);
+	stage_for(&st, 300); /* those that may still come */
 	have = st.video_count[STAGE_EGRESS];
 	ctl_init(&msg, CTL_SESSION_CLOSE, 7);
 	stage_send(&st, &msg, NULL, 0);
