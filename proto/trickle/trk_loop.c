@@ -173,6 +173,8 @@ loop_work(struct trk_loop *loop, bool perform)
 			loop->kick = false;
 			(void)curl_multi_perform(loop->multi, &running);
 			finished_note(loop);
+			for (struct trk_req *req = loop->uploads; perform && req != NULL; req = req->next_upload)
+				trk_req_check_hangup(req);
 		}
 		wake = TRK_NEVER_NS;
 		now = clock_now_ns();
@@ -186,17 +188,32 @@ loop_work(struct trk_loop *loop, bool perform)
 	return loop->kick ? 0 : wake;
 }
 
+static unsigned
+uploads_count(const struct trk_loop *loop)
+{
+	unsigned count = 0;
+
+	for (const struct trk_req *req = loop->uploads; req != NULL; req = req->next_upload)
+		count++;
+	return count;
+}
+
+/* The caller's descriptors, then those of the uploads. */
 static int
 wait_fds_set(struct trk_loop *loop, const struct pollfd *extra, unsigned count)
 {
-	if (count > loop->wait_fds_count) {
-		struct curl_waitfd *more = realloc(loop->wait_fds, count * sizeof(*more));
+	unsigned all = count + uploads_count(loop), at = count;
+
+	if (all > loop->wait_fds_count) {
+		struct curl_waitfd *more = realloc(loop->wait_fds, all * sizeof(*more));
 
 		if (more == NULL)
 			return err_origin(-ENOMEM);
 		loop->wait_fds = more;
-		loop->wait_fds_count = count;
+		loop->wait_fds_count = all;
 	}
+	for (const struct trk_req *req = loop->uploads; req != NULL; req = req->next_upload, at++)
+		loop->wait_fds[at] = (struct curl_waitfd){ .fd = trk_req_watch_fd(req), .events = CURL_WAIT_POLLIN };
 	for (unsigned i = 0; i < count; i++) {
 		loop->wait_fds[i] = (struct curl_waitfd){ .fd = extra[i].fd };
 		if (extra[i].events & POLLIN)
@@ -217,7 +234,7 @@ loop_wait(struct trk_loop *loop, struct pollfd *extra, unsigned count, int64_t d
 	r = wait_fds_set(loop, extra, count);
 	if (r != 0)
 		return err_trace(r);
-	if (curl_multi_poll(loop->multi, loop->wait_fds, count, ms, NULL) != CURLM_OK)
+	if (curl_multi_poll(loop->multi, loop->wait_fds, count + uploads_count(loop), ms, NULL) != CURLM_OK)
 		return err_origin(-EIO);
 	/* libcurl tells neither POLLHUP nor POLLERR, which are what a caller of poll() may be waiting for */
 	if (count > 0 && poll(extra, count, 0) == -1 && errno != EINTR)

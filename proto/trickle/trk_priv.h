@@ -46,6 +46,7 @@ struct trk_loop {
 #define TRK_LOOP_MAGIC 0x74726b6cu
 	CURLM *multi;
 	struct trk_member *members;
+	struct trk_req *uploads; /* POSTs, whose connections are watched for their end */
 	bool kick;	  /* libcurl has something to do that no descriptor will tell */
 	bool in_turn;
 	uint64_t called;  /* user callbacks so far: a turn that has called one does not wait */
@@ -82,9 +83,12 @@ enum trk_method { TRK_GET, TRK_POST_STREAM, TRK_POST_EMPTY, TRK_DELETE };
 /* Takes up to `max` bytes of what is to be sent. 0 with *end false: nothing now; 0 with *end true: the body is over. */
 typedef size_t trk_pull_fn(void *arg, void *bytes, size_t max, bool *end);
 
+#define TRK_TRIED_MAX 4
+
 struct trk_req {
 	uint32_t magic;
 #define TRK_REQ_MAGIC 0x74726b72u
+	struct trk_req *next_upload;
 	struct trk_loop *loop;
 	CURL *easy;
 	struct curl_slist *headers;
@@ -93,7 +97,10 @@ struct trk_req {
 	bool done;	   /* libcurl has finished with it, `code` says how */
 	bool failed_memory;
 	CURLcode code;
-	int64_t started_ns;
+	int fd;		   /* of the connection, libcurl's; -1: not connected */
+	int tried_fds[TRK_TRIED_MAX];
+	unsigned tried_count;
+	int64_t started_ns, connected_ns;
 	int64_t moved_ns;  /* when a byte last came or went */
 	/* on the way in */
 	struct trk_buf body;
@@ -124,6 +131,12 @@ void trk_req_abort(struct trk_req **req);
 void trk_req_send(struct trk_req *req, trk_pull_fn *pull, void *arg);
 /* Takes `count` bytes off the body. */
 void trk_req_body_drop(struct trk_req *req, size_t count);
+/*
+ * The descriptor of an upload that is under way, to be watched for reading; -1: not now. While an upload is paused
+ * libcurl takes note of the server's closing the connection but does not tell; trk_req_check_hangup() does.
+ */
+int trk_req_watch_fd(const struct trk_req *req);
+void trk_req_check_hangup(struct trk_req *req);
 /* The final reply is there (with all its headers), or will never be. */
 bool trk_req_answered(const struct trk_req *req);
 /* It ended without a final reply, or the body of a reply was cut short. */

@@ -178,6 +178,18 @@ seg_deadline(const struct trk_seg *seg)
 	return TRK_NEVER_NS;
 }
 
+/*
+ * After trouble a new connection has to stand for a moment before a segment is entrusted to it. A proxy whose server
+ * is away accepts and then resets; bytes written in between would cost the segment.
+ */
+static int64_t
+seg_settled(const struct trk_seg *seg)
+{
+	if (seg->sent_bytes > 0 || seg->pub->backoff.step_ns == 0)
+		return 0;
+	return seg->req->connected ? seg->req->connected_ns + TRK_PUB_SETTLE_NS : TRK_NEVER_NS;
+}
+
 /* true: the queue may have changed. */
 static bool
 seg_pump(struct trk_pub *pub, struct trk_seg *seg, int64_t now)
@@ -198,7 +210,9 @@ seg_pump(struct trk_pub *pub, struct trk_seg *seg, int64_t now)
 	}
 	if (seg->sent_bytes == 0 && trk_seg_pending(seg) == 0)
 		return false;
-	if (seg->req->send_paused && (trk_seg_pending(seg) > 0 || seg->ended))
+	if (now < seg_settled(seg))
+		return false;
+	if (seg->req->pull == NULL || (seg->req->send_paused && (trk_seg_pending(seg) > 0 || seg->ended)))
 		trk_req_send(seg->req, seg_pull, seg);
 	return false;
 }
@@ -241,7 +255,6 @@ seg_attach(struct trk_pub *pub, int64_t now)
 	if (!seg->numbered)
 		seg->seq = pub->next_seq++;
 	seg->numbered = true;
-	trk_req_send(seg->req, seg_pull, seg);
 	return true;
 }
 
@@ -294,6 +307,8 @@ post_wake(const struct trk_pub *pub, int64_t now)
 	for (const struct trk_seg *seg = pub->first; seg != NULL; seg = seg->next) {
 		due = seg_deadline(seg);
 		wake = due < wake ? due : wake;
+		due = seg->req != NULL ? seg_settled(seg) : 0;
+		wake = due > now && due < wake ? due : wake;
 	}
 	if (pub->parked != NULL && pub->parked->started_ns + pub->park_ns < wake)
 		wake = pub->parked->started_ns + pub->park_ns;

@@ -15,6 +15,7 @@
 #define TRK_PUB_BROKEN_MAX   16		       /* seqs waiting for their DELETE; the oldest is forgotten */
 #define TRK_PUB_RESENDS_MAX  2		       /* of a message whose POST broke */
 #define TRK_PUB_POSTS_MAX    4		       /* sent and unanswered; beyond it the next segment waits */
+#define TRK_PUB_SETTLE_NS    (100 * CLOCK_MS_NS) /* see seg_settled() */
 #define TRK_PUB_PROGRESS_NS  (10 * CLOCK_SEC_NS) /* bytes that are not taken, or an answer that does not come */
 
 struct trk_seg {

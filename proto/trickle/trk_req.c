@@ -33,8 +33,10 @@ on_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
 	const unsigned user_timeout_ms = 10000;
 	const int idle_s = 5, interval_s = 2, probes = 3, on = 1, receive_bytes = 512 << 10;
 
-	(void)arg;
+	struct trk_req *req = MR_CAST(struct trk_req, arg, TRK_REQ_MAGIC);
+
 	(void)purpose;
+	req->tried_fds[req->tried_count++ % TRK_TRIED_MAX] = fd;
 	/* back-pressure begins here: left alone, the kernel would take tens of megabytes for a reader that is paused */
 	(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof(receive_bytes));
 	/* best effort: each only shortens the time in which a vanished peer is noticed */
@@ -47,6 +49,22 @@ on_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
 }
 
 static int
+local_port_of(int fd)
+{
+	struct sockaddr_storage address = { 0 };
+	socklen_t bytes = sizeof(address);
+
+	if (getsockname(fd, (struct sockaddr *)&address, &bytes) == -1)
+		return -1;
+	if (address.ss_family == AF_INET)
+		return ntohs(((struct sockaddr_in *)&address)->sin_port);
+	if (address.ss_family == AF_INET6)
+		return ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
+	return -1;
+}
+
+/* The request is about to go out. Of the sockets that were tried (one for each address family) one was chosen. */
+static int
 on_connected(void *arg, char *peer, char *local, int peer_port, int local_port)
 {
 	struct trk_req *req = MR_CAST(struct trk_req, arg, TRK_REQ_MAGIC);
@@ -54,9 +72,11 @@ on_connected(void *arg, char *peer, char *local, int peer_port, int local_port)
 	(void)peer;
 	(void)local;
 	(void)peer_port;
-	(void)local_port;
+	for (unsigned i = 0; i < TRK_TRIED_MAX && i < req->tried_count; i++)
+		if (local_port_of(req->tried_fds[i]) == local_port)
+			req->fd = req->tried_fds[i];
 	req->connected = true;
-	req->moved_ns = clock_now_ns();
+	req->connected_ns = req->moved_ns = clock_now_ns();
 	return CURL_PREREQFUNC_OK;
 }
 
@@ -151,6 +171,7 @@ set_transport(struct trk_req *req, const struct trk_req_config *config)
 	SET(CURLOPT_UPLOAD_BUFFERSIZE, TRK_UPLOAD_BUFFER);
 	SET(CURLOPT_USERAGENT, "millrace/" MR_VERSION);
 	SET(CURLOPT_SOCKOPTFUNCTION, on_socket);
+	SET(CURLOPT_SOCKOPTDATA, req);
 	SET(CURLOPT_PREREQFUNCTION, on_connected);
 	SET(CURLOPT_PREREQDATA, req);
 	SET(CURLOPT_HEADERFUNCTION, on_header);
@@ -213,6 +234,7 @@ trk_req_start(struct trk_loop *loop, const struct trk_req_config *config, struct
 		goto no_memory;
 	req->magic = TRK_REQ_MAGIC;
 	req->loop = loop;
+	req->fd = -1;
 	req->started_ns = req->moved_ns = clock_now_ns();
 	req->body_bytes_max = config->body_bytes_max ? config->body_bytes_max : TRK_REPLY_BYTES_MAX;
 	trk_reply_init(&req->reply);
@@ -221,11 +243,26 @@ trk_req_start(struct trk_loop *loop, const struct trk_req_config *config, struct
 	    curl_multi_add_handle(loop->multi, req->easy) != CURLM_OK)
 		goto no_memory;
 	loop->kick = true;
+	if (config->method == TRK_POST_STREAM) {
+		req->next_upload = loop->uploads;
+		loop->uploads = req;
+	}
 	*out = req;
 	return 0;
 no_memory:
 	trk_req_abort(&req);
 	return err_origin(-ENOMEM);
+}
+
+static void
+upload_forget(struct trk_req *req)
+{
+	struct trk_req **at = &req->loop->uploads;
+
+	while (*at != NULL && *at != req)
+		at = &(*at)->next_upload;
+	if (*at != NULL)
+		*at = req->next_upload;
 }
 
 void
@@ -236,6 +273,8 @@ trk_req_abort(struct trk_req **reqp)
 	if (req == NULL)
 		return;
 	*reqp = NULL;
+	if (req->loop != NULL)
+		upload_forget(req);
 	if (req->easy != NULL) {
 		(void)curl_multi_remove_handle(req->loop->multi, req->easy); /* of one that was never added: no effect */
 		curl_easy_cleanup(req->easy);
@@ -275,6 +314,25 @@ trk_req_body_drop(struct trk_req *req, size_t count)
 		return;
 	req->recv_paused = false;
 	set_pause(req);
+}
+
+int
+trk_req_watch_fd(const struct trk_req *req)
+{
+	return req->connected && !trk_req_answered(req) ? req->fd : -1;
+}
+
+void
+trk_req_check_hangup(struct trk_req *req)
+{
+	int fd = trk_req_watch_fd(req);
+	char byte;
+
+	/* what there was to read libcurl has read before; the end of the stream can be read again and again */
+	if (fd == -1 || recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0)
+		return;
+	req->code = CURLE_GOT_NOTHING;
+	req->done = true;
 }
 
 bool

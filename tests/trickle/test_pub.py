@@ -142,6 +142,47 @@ def pub_deletes_a_broken_segment_and_goes_on(server, start):
 
 
 @test
+def pub_notices_that_a_parked_post_was_closed(server, start):
+    probe = start("pub")
+    server.take("POST", "/0").close()  # a clean FIN and no word
+    request = server.take("POST", "/0", 1.0)
+    request.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.close()
+    request = server.take("POST", "/0", 1.0)
+    probe.say("begin", "write abc", "end")
+    request.wait_body(b"abc", ended=True)
+    request.reply(200)
+    probe.expect("begin 0", "write 0", "end 0", "done 0 ok=1")
+
+
+@test
+def pub_notices_that_a_post_was_closed_between_two_writes(server, start):
+    probe = start("pub")
+    request = server.take("POST", "/0")
+    probe.say("begin", "write abc")
+    request.wait_body(b"abc")
+    request.close()
+    probe.expect("begin 0", "write 0", "done 0 ok=0")
+    server.take("DELETE", "/0", 1.0).reply(200)
+
+
+@test
+def pub_trusts_a_new_connection_only_when_it_has_stood_for_a_moment(server, start):
+    probe = start("pub")
+    server.take("POST", "/0").reset()
+    probe.expect_state("retrying .*")
+    probe.say("begin", "write abc")
+    server.take("POST", "/0").reset()  # a proxy that accepts, and then finds nobody behind it
+    server.take("POST", "/0").reset()
+    request = server.take("POST", "/0")
+    request.wait_body(b"abc")
+    probe.say("end")
+    request.wait_body(b"abc", ended=True)
+    request.reply(200)
+    probe.expect("begin 0", "write 0", "end 0", "done 0 ok=1")
+
+
+@test
 def pub_repeats_the_delete_until_it_is_answered(server, start):
     probe = start("pub")
     request = server.take("POST", "/0")
