@@ -342,7 +342,6 @@ sup_session_close(struct sup_session *s, bool by_request, const char *why)
 	s->over_by_request = by_request;
 	s->close_deadline_ns = limit;
 	snprintf(s->over_why, sizeof(s->over_why), "%s", why);
-	sup_session_event(s, json_pack("{s:s, s:s}", "type", "stream_stopped", "reason", why), "ai_stream_events");
 	sup_session_set(s, SUP_SESSION_CLOSING_INGEST, why);
 	sup_media_close(s, &s->ingest);
 	sup_session_step(s);

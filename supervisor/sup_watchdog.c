@@ -67,6 +67,13 @@ kill_worker(struct sup_session *s, int64_t after_ns, const char *what)
 	sup_worker_kill(s->worker, SUP_EXIT_WATCHDOG, why);
 }
 
+/* Parameters that were sent to a worker that had stopped answering before do not buy it time. */
+static bool
+is_applying_params(const struct sup_session *s)
+{
+	return s->params_sent_ns != 0 && s->params_sent_ns <= s->stalled_since_ns + 2 * SUP_TICK_MS * CLOCK_MS_NS;
+}
+
 static void
 check_progress(struct sup_session *s, int64_t now_ns)
 {
@@ -86,7 +93,7 @@ check_progress(struct sup_session *s, int64_t now_ns)
 		return;
 	if (s->stalled_since_ns == 0)
 		s->stalled_since_ns = now_ns;
-	if ((!s->first_result || s->params_sent_ns != 0) && c->first_frame_timeout_ms > allowed_ms)
+	if ((!s->first_result || is_applying_params(s)) && c->first_frame_timeout_ms > allowed_ms)
 		allowed_ms = c->first_frame_timeout_ms;
 	if (now_ns - s->stalled_since_ns > allowed_ms * CLOCK_MS_NS)
 		kill_worker(s, now_ns - s->stalled_since_ns, "frames came in, and it answered none");

@@ -26,6 +26,7 @@
 #define RESTART_CAP_NS	(30 * CLOCK_SEC_NS)
 #define CRASHLOOP_NS	(60 * CLOCK_SEC_NS)
 #define CLOSE_WAIT_NS	(2 * CLOCK_SEC_NS)
+#define SLOW_CLOSE_NS	(250 * CLOCK_MS_NS)
 #define COMMAND_WAIT_NS (10 * CLOCK_SEC_NS)
 enum { STARTS_AT_ONCE = 4 };
 
@@ -68,6 +69,18 @@ fits(const struct sup_worker *w, const struct sup_session *s)
 	return w->child.hello.format == (uint32_t)s->format && w->child.hello.hold_count <= s->hold_count;
 }
 
+/* It owes an answer to a SESSION_CLOSE: it may hang, and will be killed soon if it does. */
+static bool
+is_slow_to_close(const struct sup_worker *w)
+{
+	const struct sup_session *s;
+
+	TAILQ_FOREACH(s, &w->sessions, worker_link)
+		if (s->worker_waits && clock_now_ns() - s->worker_close_ns > SLOW_CLOSE_NS)
+			return true;
+	return false;
+}
+
 static struct sup_worker *
 worker_with_room(struct sup_pool *pool, const struct sup_session *s)
 {
@@ -76,8 +89,10 @@ worker_with_room(struct sup_pool *pool, const struct sup_session *s)
 	for (unsigned i = 0; i < pool->count; i++) {
 		struct sup_worker *w = &pool->worker[i];
 
-		if (is_ready(w) && !w->child.killed && w->session_count < capacity_of(pool, &w->child.hello) && fits(w, s) &&
-		    (best == NULL || w->session_count < best->session_count))
+		if (!is_ready(w) || w->child.killed || w->session_count >= capacity_of(pool, &w->child.hello) || !fits(w, s) ||
+		    is_slow_to_close(w))
+			continue;
+		if (best == NULL || w->session_count < best->session_count)
 			best = w;
 	}
 	return best;
@@ -509,10 +524,10 @@ sup_pool_reason(const struct sup_pool *pool, char *out, size_t bytes)
 	for (unsigned i = 0; i < pool->count && (w == NULL || w->last_end[0] == '\0'); i++)
 		w = &pool->worker[i];
 	if (w->last_end[0] != '\0')
-		snprintf(out, bytes, "worker %u is %s: %s", w->index, sup_state_name(SUP_MACHINE_WORKER, w->state.value),
+		snprintf(out, bytes, "worker %u (%s): %s", w->index, sup_state_name(SUP_MACHINE_WORKER, w->state.value),
 		    w->last_end);
 	else if (w->child.status[0] != '\0')
-		snprintf(out, bytes, "worker %u is loading: %s", w->index, w->child.status);
+		snprintf(out, bytes, "worker %u (loading): %s", w->index, w->child.status);
 	else
-		snprintf(out, bytes, "worker %u is %s", w->index, sup_state_name(SUP_MACHINE_WORKER, w->state.value));
+		snprintf(out, bytes, "worker %u (%s)", w->index, sup_state_name(SUP_MACHINE_WORKER, w->state.value));
 }
