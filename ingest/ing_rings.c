@@ -134,8 +134,8 @@ go_live(struct ing_rings *r, struct ing_ring *ring, struct ing_ring_map *m, int6
 		memset(&ring->next, 0, sizeof(ring->next));
 	}
 	ring->last_seq = 0;
-	ring->taken = ring_tx_taken(ring->cur.tx, 0);
-	ring->progress_ns = now_ns;
+	for (uint32_t i = 0; i < ring_tx_geom(ring->cur.tx)->consumer_count; i++)
+		ring->taker[i] = (struct ing_taker){ ring_tx_taken(ring->cur.tx, i), now_ns };
 	log_debug("rings", "live", "ring=%u generation=%u", ring_id, ring->cur.generation);
 }
 
@@ -228,62 +228,78 @@ ing_ring_wait_until(const struct ing_ring *ring)
 	return ring->requested ? ring->requested_ns + OPEN_MAX_NS : INT64_MIN;
 }
 
-static void
-look_at_consumer(struct ing_ring *ring, int64_t now_ns)
+/* Consumer i has not taken the newest frame, but will: it is alive. */
+static bool
+behind(struct ing_ring *ring, uint32_t i, int64_t now_ns)
 {
-	uint64_t taken = ring_tx_taken(ring->cur.tx, 0);
+	struct ing_taker *t = &ring->taker[i];
+	uint64_t taken = ring_tx_taken(ring->cur.tx, i);
 
-	if (taken == ring->taken)
-		return;
-	ring->taken = taken;
-	ring->progress_ns = now_ns;
+	if (taken != t->taken) {
+		t->taken = taken;
+		t->progress_ns = now_ns;
+	}
+	return taken < ring->last_seq && now_ns - t->progress_ns <= HUNG_NS;
 }
 
 int64_t
 ing_ring_pace(struct ing_ring *ring, int64_t interval_ns, int64_t now_ns)
 {
+	uint32_t n;
+
 	MR_ASSERT(ring->cur.tx != NULL);
-	look_at_consumer(ring, now_ns);
-	if (ring->last_seq == 0 || ring->taken >= ring->last_seq || now_ns - ring->progress_ns > HUNG_NS)
-		return now_ns;
-	return ring->published_ns + interval_ns / 4;
+	n = ring_tx_geom(ring->cur.tx)->consumer_count;
+	for (uint32_t i = 0; ring->last_seq != 0 && i < n; i++)
+		if (behind(ring, i, now_ns))
+			return ring->published_ns + interval_ns / 4;
+	return now_ns;
+}
+
+static void
+refill(struct ing_ring *ring, int64_t now_ns)
+{
+	if (ring->budget_at_ns != 0)
+		ring->budget_ns += (now_ns - ring->budget_at_ns) / BUDGET_REFILL;
+	if (ring->budget_ns > BUDGET_MAX_NS)
+		ring->budget_ns = BUDGET_MAX_NS;
+	ring->budget_at_ns = now_ns;
+}
+
+/* The wait for a free slot is over, well or not. */
+static void
+spend(struct ing_ring *ring, int64_t now_ns)
+{
+	if (ring->full_since_ns == 0)
+		return;
+	ring->budget_ns -= now_ns - ring->full_since_ns;
+	if (ring->budget_ns < 0)
+		ring->budget_ns = 0;
+	ring->full_since_ns = 0;
 }
 
 bool
 ing_ring_patience(struct ing_ring *ring, int64_t now_ns)
 {
-	int64_t used;
-
 	MR_ASSERT(ring->cur.tx != NULL);
-	look_at_consumer(ring, now_ns);
-	ring->budget_ns += (now_ns - ring->budget_at_ns) / BUDGET_REFILL;
-	if (ring->budget_at_ns == 0 || ring->budget_ns > BUDGET_MAX_NS)
-		ring->budget_ns = BUDGET_MAX_NS;
-	ring->budget_at_ns = now_ns;
 	if (ring->full_since_ns == 0) {
+		refill(ring, now_ns);
 		ring->full_since_ns = now_ns;
-		return ring->budget_ns > 0 && now_ns - ring->progress_ns <= HUNG_NS;
 	}
-	used = now_ns - ring->full_since_ns;
-	if (used < ring->budget_ns && now_ns - ring->progress_ns <= HUNG_NS)
+	if (behind(ring, 0, now_ns) && now_ns - ring->full_since_ns < ring->budget_ns)
 		return true;
-	ring->budget_ns = used < ring->budget_ns ? ring->budget_ns - used : 0;
-	ring->full_since_ns = 0;
+	spend(ring, now_ns);
 	return false;
 }
 
 void
 ing_ring_published(struct ing_ring *ring, uint64_t seq, int64_t now_ns)
 {
-	if (ring->full_since_ns != 0) {
-		ring->budget_ns -= now_ns - ring->full_since_ns;
-		if (ring->budget_ns < 0)
-			ring->budget_ns = 0;
-		ring->full_since_ns = 0;
+	spend(ring, now_ns);
+	for (uint32_t i = 0; i < ring_tx_geom(ring->cur.tx)->consumer_count; i++) {
+		behind(ring, i, now_ns);
+		if (ring->taker[i].taken >= ring->last_seq)
+			ring->taker[i].progress_ns = now_ns; /* it had nothing to do until now */
 	}
-	look_at_consumer(ring, now_ns);
-	if (ring->taken >= ring->last_seq)
-		ring->progress_ns = now_ns; /* it had nothing to do until now */
 	ring->last_seq = seq;
 	ring->published_ns = now_ns;
 }

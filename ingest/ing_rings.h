@@ -3,10 +3,10 @@
  * The producer's side of the in rings: their life, and when to wait for whom
  *
  * Waiting policy. Video: a frame is published at once when frames come in real time. When they come in a burst (the start
- * in the middle of a segment, or after an outage) a frame waits for the worker to have taken the one before, at most until
- * a quarter of a frame interval after that one was published, so a burst passes at four times real time or faster and the
- * worker still sees all of it. A worker without progress for half a second is not waited for. Audio: a block that finds its
- * ring full waits as long as that ring's budget lasts, which refills slowly; a consumer that hangs uses it up once.
+ * in the middle of a segment, or after an outage) a frame waits for worker and egress to have taken the one before, at most
+ * until a quarter of a frame interval after that one was published, so a burst passes at four times real time or faster
+ * and they still see all of it. Who made no progress for half a second is not waited for. Audio: a block that finds its ring
+ * full waits as long as that ring's budget lasts, which refills slowly; a consumer that hangs uses it up once.
  */
 #ifndef MR_ING_RINGS_H
 #define MR_ING_RINGS_H
@@ -27,15 +27,18 @@ struct ing_ring_map {
 	int64_t live_by_ns; /* considered live from then on, whatever the supervisor says */
 };
 
+struct ing_taker {
+	uint64_t taken;	     /* as last seen */
+	int64_t progress_ns; /* when that changed, or when there was something to take again */
+};
+
 struct ing_ring {
 	struct ing_ring_map cur, next; /* next: takes over when it is live */
 	bool requested;
 	int64_t requested_ns;
-	/* of the consumer with index 0 */
-	uint64_t last_seq;   /* published; 0: none in this generation */
-	uint64_t taken;	     /* as last seen */
-	int64_t progress_ns; /* when that changed */
+	uint64_t last_seq; /* published; 0: none in this generation */
 	int64_t published_ns;
+	struct ing_taker taker[RING_CONSUMERS_MAX];
 	int64_t full_since_ns; /* audio: 0: not full */
 	int64_t budget_ns, budget_at_ns;
 };
