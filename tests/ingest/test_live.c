@@ -205,6 +205,39 @@ Test(ingest_live, junk_is_reported_and_harmless)
 	cr_expect_eq(st.bad_media_told, 1);
 }
 
+/* Bytes flipped, dropped and repeated at random: whatever comes out of that, the next good segment plays. */
+Test(ingest_live, spoiled_media)
+{
+	size_t end;
+	unsigned from = clip_key(&clip, 0), have;
+	uint8_t *spoiled;
+
+	clip_gop(&clip, from, &end);
+	spoiled = malloc(end);
+	open_session("\"max_framerate\":1000,");
+	for (unsigned seed = 1; seed <= 8; seed++) {
+		size_t n = end - clip.pes[from].begin, skip;
+
+		srand(seed);
+		memcpy(spoiled, clip.data + clip.pes[from].begin, n);
+		for (size_t i = 0; i < n / (50u << seed); i++)
+			spoiled[(size_t)rand() % n] = (uint8_t)rand();
+		skip = (size_t)rand() % 4000;
+		trk_pub_segment_begin(st.pub);
+		send_bytes(clip.tables, sizeof(clip.tables));
+		send_bytes(spoiled, n / 2);
+		send_bytes(spoiled + n / 2 + skip, n - n / 2 - skip);
+		trk_pub_segment_end(st.pub);
+		stage_for(&st, 20);
+	}
+	free(spoiled);
+	stage_until(&st, sent_everything, NULL, 10000, "sent");
+	stage_for(&st, 1500);
+	have = st.video_count[STAGE_EGRESS];
+	until_frames(have + send_gop(1) - 4, 5000);
+	cr_expect_gt(stats_get(st.stats, INGEST_packets_bad) + stats_get(st.stats, INGEST_frames_decoded), 60);
+}
+
 static bool
 have_documents(struct stage *s, void *arg)
 {
