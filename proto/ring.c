@@ -179,6 +179,7 @@ steal(struct ring_tx *tx, unsigned slot)
 {
 	uint64_t word = tx->state[slot];
 
+	MR_TESTPOINT("ring_claim:victim");
 	/* relaxed: ordered by the fence; pairs with the load of the state in ring_take() */
 	atomic_store_explicit(&tx->prod->state[slot], word | RING_STEAL, memory_order_relaxed);
 	MR_TESTPOINT("ring_claim:marked");

@@ -2,7 +2,7 @@
 /*
  * Model of the frame ring: a consumer's steps
  *
- * The same steps in the same order as ring_take(), ring_release() and the recovery in proto/ring.c. With two holds the
+ * The same steps in the same order as ring_take(), ring_release() and the recovery in proto/ring_rx.c. With two holds the
  * consumer may, at any time between two frames, use the oldest frame that it holds or take another one first.
  */
 #include "model.h"

@@ -19,9 +19,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* All of proto/ring.c, and two of ours, in the middle of writing and of reading a payload. */
+/* All of proto/ring.c and ring_rx.c, and two of ours, in the middle of writing and of reading a payload. */
 const struct torture_point torture_points[] = {
 	{ "ring_claim:empty", true, false },	     { "ring_claim:chosen", true, false },
+	{ "ring_claim:victim", true, false },
 	{ "ring_claim:marked", true, false },	     { "ring_claim:fenced", true, false },
 	{ "ring_claim:held", true, false },	     { "ring_claim:restored", true, false },
 	{ "ring_claim:free", true, false },	     { "ring_claim:zeroed", true, false },
