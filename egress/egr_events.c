@@ -101,6 +101,9 @@ egr_events_due(const struct egr_events *e)
 void
 egr_events_publish(struct egr_events *e, const char *text, size_t bytes)
 {
+	/* The supervisor knows why a stream stops, and may have said so itself. */
+	if (memmem(text, bytes, "\"stream_stopped\"", 16) != NULL)
+		e->stopped_told = true;
 	if (egr_channel_message(e->events, text, bytes))
 		stats_add(e->stats, EGRESS_events_out, 1);
 }
@@ -145,5 +148,6 @@ egr_events_data(struct egr_events *e, const char *text, size_t bytes, int64_t no
 void
 egr_events_stopped(struct egr_events *e)
 {
-	send_plain(e, "stream_stopped");
+	if (!e->stopped_told)
+		send_plain(e, "stream_stopped");
 }

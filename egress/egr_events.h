@@ -20,7 +20,7 @@ struct egr_events {
 	const struct egr_output *output;
 	struct stats_page *stats;
 	int64_t heartbeat_ns, keepalive_ns; /* when the next one is due */
-	bool first_in_told, first_out_told;
+	bool first_in_told, first_out_told, stopped_told;
 };
 
 void egr_events_init(struct egr_events *e, const struct egr_config *config, struct egr_channel *events,

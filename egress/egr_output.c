@@ -32,6 +32,7 @@ enum { SEGMENT_TICKS = 180000 };
 #define RETRY_NS	 INT64_C(1000000000)
 #define PAUSE_NS	 INT64_C(1000000000) /* no input for so long is a pause */
 #define REPEAT_NS	 INT64_C(200000000)
+#define REPEAT_BEHIND_NS INT64_C(100000000)
 #define FLOWING_NS	 INT64_C(500000000) /* input frames nearer to each other than this flow */
 
 /* ---- the sink of the muxer ------------------------------------------- */
@@ -311,6 +312,9 @@ egr_output_send(struct egr_output *o, const struct egr_decision *d, const struct
 
 	if (d->picture == EGR_PICTURE_NONE || !video_open(o, result, input) ||
 	    !egr_timeline_video(&o->timeline, d->pts_ns, now_ns, &ticks)) {
+		/* Left out because the timeline is ahead: what is repeated meanwhile should not be older. */
+		if (result != NULL)
+			egr_output_keep(o, result);
 		count_picture(o, EGR_PICTURE_NONE, d->why);
 		return;
 	}
@@ -372,6 +376,9 @@ repeat_due(const struct egr_output *o)
 
 	if (o->video == NULL || o->last_out_ns == 0)
 		return INT64_MAX;
+	/* Input flows, but is left out until it has caught up with the timeline. */
+	if (o->timeline.behind_since_ns != 0)
+		return o->last_out_ns + REPEAT_BEHIND_NS;
 	return last > next ? last : next;
 }
 
