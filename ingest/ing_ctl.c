@@ -8,9 +8,9 @@
  */
 #include "ingest/ing.h"
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/fd.h"
-#include "base/clock.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -51,9 +51,27 @@ ing_ctl_flush(struct ing *ing)
 		ing->out_count = 0;
 }
 
+/* Of a channel only the newest state is worth telling to a supervisor that was busy. */
+static bool
+replace_waiting(struct ing *ing, const union ctl_msg *msg)
+{
+	for (unsigned i = 0; msg->hdr.type == CTL_CHANNEL && i < ing->out_count; i++) {
+		union ctl_msg *old = &ing->out[i];
+
+		if (old->hdr.type == CTL_CHANNEL && old->hdr.session == msg->hdr.session &&
+		    old->channel.channel == msg->channel.channel) {
+			*old = *msg;
+			return true;
+		}
+	}
+	return false;
+}
+
 void
 ing_ctl_send(struct ing *ing, const union ctl_msg *msg)
 {
+	if (replace_waiting(ing, msg))
+		return;
 	if (ing->out_count == ING_OUT_MAX) {
 		fatal(ing, ING_EXIT_SYSTEM, "the supervisor does not read", -EAGAIN);
 		return;

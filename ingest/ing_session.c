@@ -45,7 +45,8 @@ tell(struct ing_session *s, struct ing_channel *ch, enum ctl_channel_state state
 	msg.channel.state = state;
 	memcpy(msg.channel.text, ch->text, sizeof(msg.channel.text));
 	ing_ctl_send(s->ing, &msg);
-	log_info("session", "channel", "channel=%s state=%d text=%s", ch->id == CTL_CHANNEL_SUBSCRIBE ? "subscribe" : "control",
+	/* The supervisor writes the line that people see. */
+	log_debug("session", "channel", "channel=%s state=%d text=%s", ch->id == CTL_CHANNEL_SUBSCRIBE ? "subscribe" : "control",
 	    (int)state, log_quote(quoted, sizeof(quoted), text));
 }
 

@@ -463,7 +463,8 @@ stage_session(struct stage *s, const char *more)
 		ring_close(&s->ring[i]); /* of a session before */
 	s->closed = false;
 	snprintf(text, sizeof(text),
-	    "{\"id\":\"t\",\"subscribe_url\":\"%s/in\",\"control_url\":\"%s/control\",\"absent_grace_ms\":60000,%s\"tls_verify\":false}",
+	    "{\"id\":\"t\",\"subscribe_url\":\"%s/in\",\"control_url\":\"%s/control\",\"absent_grace_ms\":60000,"
+	    "%s\"tls_verify\":false}",
 	    s->url, s->url, more);
 	fds[0] = memory("session", strlen(text), F_SEAL_SHRINK | F_SEAL_GROW);
 	fds[1] = s->upload_fd;

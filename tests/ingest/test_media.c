@@ -142,7 +142,8 @@ expect_rgb(const uint8_t *slot, const struct ring_geom *g, int r, int gr, int b)
 		}
 }
 
-static const uint32_t sizes[][2] = { { 512, 512 }, { 500, 300 }, { 333, 217 }, { 17, 16 }, { 640, 360 }, { 1280, 720 }, { 30, 62 } };
+static const uint32_t sizes[][2] = { { 512, 512 }, { 500, 300 }, { 333, 217 }, { 17, 16 }, { 640, 360 }, { 1280, 720 },
+	{ 30, 62 } };
 static const enum format_id rgb_formats[] = { FORMAT_RGB24, FORMAT_RGBA, FORMAT_BGR24, FORMAT_RGBF32P };
 
 Test(ing_scale, colours_in_every_pixel)
@@ -283,7 +284,8 @@ listen(struct ing_audio *a, struct heard *h)
 }
 
 static struct heard
-play(struct ing_audio *a, int rate, int channels, enum AVSampleFormat format, int samples, int frames, int64_t start_ns, bool stamps)
+play(struct ing_audio *a, int rate, int channels, enum AVSampleFormat format, int samples, int frames, int64_t start_ns,
+    bool stamps)
 {
 	struct heard h = { .even = true };
 
@@ -363,7 +365,9 @@ Test(ing_audio, small_jitter_is_ignored)
 	for (int i = 0; i < 500; i++) {
 		AVFrame *f = sound(48000, 2, AV_SAMPLE_FMT_FLTP, 960, i * 960);
 
-		cr_assert_eq(ing_audio_push(&a, f, CLOCK_SEC_NS + i * 20 * CLOCK_MS_NS + (rand() % 60 - 30) * CLOCK_MS_NS / (i ? 1 : 1000)), 0);
+		int64_t jitter = i > 0 ? (rand() % 60 - 30) * CLOCK_MS_NS : 0;
+
+		cr_assert_eq(ing_audio_push(&a, f, CLOCK_SEC_NS + i * 20 * CLOCK_MS_NS + jitter), 0);
 		listen(&a, &h);
 		av_frame_free(&f);
 	}

@@ -373,7 +373,8 @@ units(enum AVCodecID codec, enum ing_track track, const uint8_t *data, size_t by
 
 Test(ing_es, access_units)
 {
-	cr_expect_eq(UNITS(AV_CODEC_ID_H264, ING_VIDEO, "\0\0\0\1\x09\x10\0\0\0\1\x67\1\2\0\0\1\x68\3\0\0\1\x65\x88\1\2\0\0\1\x65\x08\3"), 1);
+	cr_expect_eq(UNITS(AV_CODEC_ID_H264, ING_VIDEO,
+	    "\0\0\0\1\x09\x10\0\0\0\1\x67\1\2\0\0\1\x68\3\0\0\1\x65\x88\1\2\0\0\1\x65\x08\3"), 1);
 	cr_expect_eq(UNITS(AV_CODEC_ID_H264, ING_VIDEO, "\0\0\0\1\x09\x10\0\0\1\x65\x88\0\0\0\1\x09\x10\0\0\1\x41\x88\1"), 2);
 	cr_expect_eq(UNITS(AV_CODEC_ID_HEVC, ING_VIDEO, "\0\0\0\1\x46\1\0\0\1\x26\1\xaf\0\0\0\1\x46\1\0\0\1\x02\1\xaf\1"), 2);
 	cr_expect_eq(UNITS(AV_CODEC_ID_H264, ING_VIDEO, "\0\0\0\1\x41\x9a\xff"), 1);
