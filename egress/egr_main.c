@@ -253,7 +253,7 @@ run(struct egress *e)
 }
 
 /* What FFmpeg has to say is for developers. */
-static void
+static void __attribute__((format(printf, 3, 0)))
 on_av_log(void *avcl, int level, const char *format, va_list args)
 {
 	char line[256], quoted[300];

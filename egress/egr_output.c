@@ -22,6 +22,7 @@
 
 #include <errno.h>
 #include <libavcodec/avcodec.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "egress/egr_priv.h"
@@ -226,11 +227,24 @@ idr_wanted(struct egr_output *o, int64_t ticks, int64_t now_ns)
 	return o->segment_wanted && now_ns >= o->segment_retry_ns;
 }
 
+/* The supervisor's words if there are any. */
+static int
+encode_slate(struct egr_output *o, enum egr_why why, int64_t ticks, bool idr)
+{
+	struct egr_slate slate = o->slate;
+
+	if (slate.text[0] == '\0' && (why == EGR_WHY_DEADLINE || why == EGR_WHY_NO_WORKER))
+		snprintf(slate.text, sizeof(slate.text), "%s", why == EGR_WHY_DEADLINE ? "Waiting for the worker..." :
+		    "The worker is not there yet");
+	return egr_video_encode_slate(o->video, &slate, ticks, idr);
+}
+
 /* Encodes the picture that was decided on, or the next best one. Returns what was sent. */
 static enum egr_picture
-encode_picture(struct egr_output *o, enum egr_picture picture, const struct egr_view *input,
+encode_picture(struct egr_output *o, const struct egr_decision *d, const struct egr_view *input,
     const struct egr_view *result, int64_t ticks, bool idr)
 {
+	enum egr_picture picture = d->picture;
 	int r = -EINVAL;
 
 	if (picture == EGR_PICTURE_RESULT && (result == NULL || egr_video_set_last(o->video, result) < 0))
@@ -248,7 +262,7 @@ encode_picture(struct egr_output *o, enum egr_picture picture, const struct egr_
 		r = egr_video_encode_view(o->video, input, ticks, idr);
 		break;
 	default:
-		r = egr_video_encode_slate(o->video, &o->slate, ticks, idr);
+		r = encode_slate(o, d->why, ticks, idr);
 	}
 	if (r < 0)
 		o->segment_wanted = true;
@@ -323,7 +337,7 @@ egr_output_send(struct egr_output *o, const struct egr_decision *d, const struct
 			egr_audio_restart(o->audio, d->pts_ns);
 		egr_audio_start(o->audio, d->pts_ns);
 	}
-	sent = encode_picture(o, d->picture, input, result, ticks, idr_wanted(o, ticks, now_ns));
+	sent = encode_picture(o, d, input, result, ticks, idr_wanted(o, ticks, now_ns));
 	count_picture(o, sent, d->why);
 	if (sent != EGR_PICTURE_NONE)
 		note_sent(o, d, ticks);

@@ -280,7 +280,7 @@ converter_get(struct egr_video *v, enum egr_source source, const struct egr_view
 	c->from = from;
 	c->width = w;
 	c->height = h;
-	c->sws = sws_getContext(w, h, from, ow, oh, v->pix_fmt, w == ow && h == oh ? SWS_FAST_BILINEAR : SWS_BICUBIC,
+	c->sws = sws_getContext(w, h, from, ow, oh, v->pix_fmt, w == ow && h == oh ? SWS_BILINEAR : SWS_BICUBIC,
 	    NULL, NULL, NULL);
 	if (c->sws != NULL)
 		sws_setColorspaceDetails(c->sws, matrix, is_yuv(view->format) ? 0 : 1, matrix, 0, 0, 1 << 16, 1 << 16);
