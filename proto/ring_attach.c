@@ -186,7 +186,7 @@ ring_tx_open(const struct ctl_ring_open *open, int *fds, unsigned fd_count, stru
 
 	if (r < 0)
 		goto close_fds;
-	r = err_origin(-EPROTO);
+	r = -EPROTO;
 	if (open->role != CTL_RING_PRODUCER || (open->doorbell_mask >> g.consumer_count) != 0 ||
 	    fd_count != 2 + g.consumer_count + bits(open->doorbell_mask))
 		goto close_fds;
@@ -266,7 +266,7 @@ ring_rx_open(const struct ctl_ring_open *open, int *fds, unsigned fd_count, stru
 
 	if (r < 0)
 		goto close_fds;
-	r = err_origin(-EPROTO);
+	r = -EPROTO;
 	bell = (open->doorbell_mask & 1u << g.consumer_idx) != 0;
 	if (open->role != CTL_RING_CONSUMER || fd_count != 3u + bell)
 		goto close_fds;

@@ -129,6 +129,8 @@ segment_begin(struct pub_cut *cut, int64_t pts)
 		cut->mux->flags |= AVFMT_FLAG_FLUSH_PACKETS | AVFMT_FLAG_BITEXACT;
 		cut->mux->avoid_negative_ts = AVFMT_AVOID_NEG_TS_DISABLED; /* absolute, whichever segment it is */
 		av_dict_set(&options, "pes_payload_size", "0", 0);
+		/* a reader need not wait for the next frame to know that this one is whole */
+		av_dict_set(&options, "omit_video_pes_length", "0", 0);
 		r = avformat_write_header(cut->mux, &options);
 		av_dict_free(&options);
 	}
