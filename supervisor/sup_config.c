@@ -243,13 +243,12 @@ load_env(struct loading *l)
 static bool
 load_arg(struct loading *l, int argc, char **argv, int *i, const char *only)
 {
-	const char *arg = argv[*i], *value = strchr(arg, '='), *name = arg + 2;
-	size_t bytes = value != NULL ? (size_t)(value - name) : strlen(name);
+	const char *arg = argv[*i], *value = strchr(arg, '=');
 	const struct param *p = NULL;
 	char source[80];
 
-	if (strncmp(arg, "--", 2) == 0 && bytes > 0)
-		p = param_find(name, bytes);
+	if (strncmp(arg, "--", 2) == 0)
+		p = param_find(arg + 2, strcspn(arg + 2, "="));
 	if (p == NULL)
 		return fail(l, "%s: there is no such option; `millrace serve --help` lists them", arg);
 	if (value != NULL)
