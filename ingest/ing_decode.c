@@ -104,6 +104,8 @@ ing_decoder_open(struct ing_decoder *d, const struct ing_stream *stream)
 	if (d->ctx == NULL)
 		return -ENOMEM;
 	configure(d->ctx, stream);
+	if (stream->codec == AV_CODEC_ID_H264)
+		ing_early_attach(&d->early, d->ctx);
 	if (stream->codec == AV_CODEC_ID_OPUS)
 		r = opus_extradata(d->ctx, stream->opus_channels);
 	if (r == 0 && avcodec_open2(d->ctx, codec, NULL) < 0)
@@ -124,6 +126,7 @@ void
 ing_decoder_close(struct ing_decoder *d)
 {
 	avcodec_free_context(&d->ctx);
+	ing_early_reset(&d->early);
 	d->draining = false;
 }
 
@@ -133,6 +136,7 @@ ing_decoder_gap(struct ing_decoder *d)
 	if (d->ctx == NULL)
 		return;
 	avcodec_flush_buffers(d->ctx);
+	ing_early_reset(&d->early);
 	d->draining = false;
 	d->wait_key = true;
 }
@@ -179,12 +183,17 @@ ing_decoder_receive(struct ing_decoder *d, AVFrame *frame)
 		r = avcodec_receive_frame(d->ctx, frame);
 		if (r == AVERROR_EOF) {
 			avcodec_flush_buffers(d->ctx);
+			ing_early_reset(&d->early);
 			d->draining = false;
 			d->drained = true;
 			return false;
 		}
-		if (r == AVERROR(EAGAIN))
-			return false;
+		if (r == AVERROR(EAGAIN)) {
+			if (d->draining || !ing_early_next(&d->early, frame))
+				return false;
+			d->frames++;
+			return true;
+		}
 		if (r < 0) {
 			d->bad++;
 			if (++failed > 8)
@@ -192,6 +201,10 @@ ing_decoder_receive(struct ing_decoder *d, AVFrame *frame)
 			continue; /* the packet is used up: there may be more frames */
 		}
 		if (silent(d, frame)) {
+			av_frame_unref(frame);
+			continue;
+		}
+		if (d->stream.codec == AV_CODEC_ID_H264 && !ing_early_ordered(&d->early, frame)) {
 			av_frame_unref(frame);
 			continue;
 		}

@@ -3,11 +3,12 @@
  * One decoder for one track
  *
  * Latency policy: one thread, no frame threading, low delay: a frame comes out with the packet that completes it unless the
- * codec reorders. Errors are counted and decoding goes on; nothing in a stream ends it.
+ * codec reorders, and then when its turn has come (ing_early.h, H.264). Errors are counted and decoding goes on; nothing in a stream ends it.
  */
 #ifndef MR_ING_DECODE_H
 #define MR_ING_DECODE_H
 
+#include "ingest/ing_early.h"
 #include "ingest/ing_psi.h"
 #include "ingest/ing_time.h"
 
@@ -23,6 +24,7 @@ struct ing_decoder {
 	struct ing_stream stream;
 	bool wait_key; /* show nothing before the next keyframe */
 	bool draining, drained;
+	struct ing_early early; /* H.264 only */
 	uint64_t packets, frames, bad;
 };
 
