@@ -153,6 +153,13 @@ egr_channel_message(struct egr_channel *c, const char *text, size_t bytes)
 	return trk_pub_message(c->pub, text, bytes) == 0;
 }
 
+void
+egr_channel_delete(struct egr_channel *c)
+{
+	if (usable(c))
+		trk_pub_delete_channel(c->pub);
+}
+
 bool
 egr_channel_idle(const struct egr_channel *c)
 {

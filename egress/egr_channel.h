@@ -37,5 +37,7 @@ void egr_channel_end(struct egr_channel *c);
 uint64_t egr_channel_retries(const struct egr_channel *c);
 /* Nothing is queued or unanswered. */
 bool egr_channel_idle(const struct egr_channel *c);
+/* Ends the channel for its readers, in the background; idle again when that is done. */
+void egr_channel_delete(struct egr_channel *c);
 
 #endif

@@ -136,6 +136,9 @@ on_session_message(struct egress *e, const union ctl_msg *msg, int *fds, unsigne
 	case CTL_RING_ENDED:
 		egr_session_ring_ended(e->session, &msg->ring_ref);
 		break;
+	case CTL_DELETE_CHANNELS:
+		e->session->delete_channels = true;
+		break;
 	case CTL_SESSION_CLOSE:
 		egr_session_close(e->session);
 		break;

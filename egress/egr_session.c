@@ -242,10 +242,22 @@ egr_session_close(struct egr_session *s)
 }
 
 bool
-egr_session_closed(const struct egr_session *s, int64_t now_ns)
+egr_session_closed(struct egr_session *s, int64_t now_ns)
 {
-	return s->closing && (now_ns >= s->closed_ns || (egr_channel_idle(&s->media) &&
-	    egr_channel_idle(&s->events) && egr_channel_idle(&s->data)));
+	if (!s->closing)
+		return false;
+	if (now_ns >= s->closed_ns)
+		return true;
+	if (!egr_channel_idle(&s->media) || !egr_channel_idle(&s->events) || !egr_channel_idle(&s->data))
+		return false;
+	if (!s->delete_channels)
+		return true;
+	/* Only now: a channel that is deleted drops what its readers have not got yet. */
+	s->delete_channels = false;
+	egr_channel_delete(&s->media);
+	egr_channel_delete(&s->events);
+	egr_channel_delete(&s->data);
+	return false;
 }
 
 /* ---- the loop --------------------------------------------------------- */

@@ -29,6 +29,7 @@ struct egr_session {
 	uint64_t tokens;	 /* results that the worker may still give, see egr_take.c */
 	uint32_t worker_state;
 	bool closing;
+	bool delete_channels;	 /* when what was sent has arrived */
 	int64_t closed_ns;	 /* when closing ends at the latest */
 };
 
@@ -46,7 +47,7 @@ void egr_session_worker(struct egr_session *s, const struct ctl_worker *worker);
 void egr_session_publish(struct egr_session *s, enum ctl_channel_id channel, const char *text, size_t bytes);
 /* Takes what is there, sends it and ends the stream; egr_session_closed() turns true a moment later. */
 void egr_session_close(struct egr_session *s);
-bool egr_session_closed(const struct egr_session *s, int64_t now_ns);
+bool egr_session_closed(struct egr_session *s, int64_t now_ns);
 
 /* ---- the loop --------------------------------------------------------- */
 

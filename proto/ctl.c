@@ -53,6 +53,7 @@ static const struct ctl_row rows[] = {
 	[CTL_PUBLISH]        = { "PUBLISH",        sizeof(struct ctl_publish), 0, 0, ZERO(ctl_publish) },
 	[CTL_WORKER]         = { "WORKER",         sizeof(struct ctl_worker), TEXT(ctl_worker, text), ZERO(ctl_worker) },
 	[CTL_CONTROL_TAKEN]  = { "CONTROL_TAKEN",  sizeof(struct ctl_hdr), 0, 0, 0 },
+	[CTL_DELETE_CHANNELS] = { "DELETE_CHANNELS", sizeof(struct ctl_hdr), 0, 0, 0 },
 };
 // clang-format on
 

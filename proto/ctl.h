@@ -21,6 +21,7 @@
  *     S -> C  RING_LIVE        to the producer: every consumer that is alive has attached; frames may flow
  *     S -> C  PARAMS           + text; answered by PARAMS_RESULT
  *     S -> C  RING_ENDED       to consumers: the producer has left; drain, then answer RING_CLOSED
+ *     S -> C  DELETE_CHANNELS  to egress, before SESSION_CLOSE, when a client asked for the end: readers need not wait
  *     S -> C  SESSION_CLOSE    answered by SESSION_CLOSED when nothing of the session is left
  *     S -> C  DRAIN            no more sessions will come; exit with 0 when the last one is closed
  *
@@ -72,7 +73,8 @@ enum ctl_type {
 	CTL_PUBLISH = 72,	/* struct ctl_publish + fd: text: egress: send this on a channel */
 	CTL_WORKER = 73,	/* struct ctl_worker: egress: the state of the session's worker, for the slate */
 	CTL_CONTROL_TAKEN = 74, /* struct ctl_hdr alone: ingest: the upload memfd may be written again */
-	CTL_SUP_LAST = 74,
+	CTL_DELETE_CHANNELS = 75, /* struct ctl_hdr alone: egress: its channels are deleted when the session is closed */
+	CTL_SUP_LAST = 75,
 };
 
 struct ctl_hdr {

@@ -371,6 +371,7 @@ sup_api_stop(struct sup_reply *r)
 	}
 	s->acknowledged = true;
 	sup_reply_when_over(&r, s);
+	s->delete_channels = true;
 	sup_session_close(s, true, "stop was requested");
 }
 

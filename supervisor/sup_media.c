@@ -370,6 +370,10 @@ sup_media_close(struct sup_session *s, struct sup_media *m)
 	if (m->state.value != SUP_MEDIA_OPEN)
 		return;
 	sup_media_set(m, SUP_MEDIA_CLOSING, "");
+	if (s->delete_channels && m == &s->egress) {
+		ctl_init(&msg, CTL_DELETE_CHANNELS, s->num);
+		sup_child_send(&m->child, &msg, NULL, 0);
+	}
 	ctl_init(&msg, CTL_SESSION_CLOSE, s->num);
 	sup_child_send(&m->child, &msg, NULL, 0);
 	ctl_init(&msg, CTL_DRAIN, 0);

@@ -72,6 +72,7 @@ struct sup_session {
 	int64_t started_ns, started_wall_ms, over_ns;
 	char over_why[SUP_REASON_BYTES];
 	bool over_by_request; /* stopped, not ended by a channel */
+	bool delete_channels; /* a client asked for the end: readers of our channels are told at once */
 	bool acknowledged;    /* a stop request was answered: it is not "active" for anybody */
 	int64_t close_deadline_ns; /* what is left then is killed */
 

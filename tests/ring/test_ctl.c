@@ -35,6 +35,7 @@ static const struct pinned pinned[] = {
 	{ 69, 32, "PARAMS", false },	    { 70, 16, "SESSION_CLOSE", false },
 	{ 71, 16, "DRAIN", false },	    { 72, 32, "PUBLISH", false },
 	{ 73, 472, "WORKER", false },	    { 74, 16, "CONTROL_TAKEN", false },
+	{ 75, 16, "DELETE_CHANNELS", false },
 };
 enum { PINNED_COUNT = sizeof(pinned) / sizeof(pinned[0]) };
 

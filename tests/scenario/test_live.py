@@ -34,6 +34,7 @@ def live(s, seconds, **params):
                                                           "fill_no_worker", "latency_us_p50", "latency_us_p99")))
     code, reply = s.post("/api/stream/stop", headers={"X-Stream-Id": "live"})
     assert code == 200, reply
+    wait_for("the output channel to end with its session", out.ended.is_set, 3)
     for name, r in readers.items():
         r.halt.set()
         if r.error:

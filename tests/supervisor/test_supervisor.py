@@ -157,7 +157,7 @@ def test_methods_paths_and_limits():
 
 
 def test_several_streams_are_told_apart():
-    with Service("--capacity 3") as s:
+    with Service("--capacity 3", serve_args=("--capacity", "0")) as s:
         assert [s.open(n)[0] for n in "abc"] == [200] * 3
         assert s.open("d")[0] == 503
         code, reply = s.post("/stream/stop")
@@ -344,7 +344,7 @@ def test_children_do_not_outlive_a_killed_supervisor():
 
 
 def test_nothing_is_left_after_many_sessions():
-    with Service("--capacity 2") as s:
+    with Service("--capacity 2", serve_args=("--capacity", "0")) as s:
         def once(i):
             assert s.open(f"s{i}")[0] == 200
             if i % 10 == 5:
