@@ -86,9 +86,9 @@ was_handed(struct ing_early *e, int64_t pts)
 static void
 measure(struct ing_early *e, int64_t pts)
 {
-	int64_t step = pts - e->ordered;
+	int64_t step = e->ordered != AV_NOPTS_VALUE ? pts - e->ordered : 0;
 
-	if (e->ordered != AV_NOPTS_VALUE && step > 0) {
+	if (step > 0) {
 		if (e->interval_next == 0 || step < e->interval_next)
 			e->interval_next = step;
 		if (e->interval != 0 && step < e->interval)
