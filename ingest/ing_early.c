@@ -9,6 +9,8 @@
 #include "ingest/ing_early.h"
 
 #include "base/assert.h"
+#include "base/clock.h"
+#include "ingest/ing_time.h"
 
 #include <string.h>
 
@@ -116,7 +118,16 @@ ing_early_ordered(struct ing_early *e, const AVFrame *frame)
 	if (was_handed(e, frame->pts))
 		return false;
 	e->last = frame->pts;
+	e->last_ns = clock_now_ns();
 	return true;
+}
+
+/* It ends a group: the next picture in display order has not even been sent. */
+static bool
+is_too_soon(const struct ing_early *e, const AVFrame *frame)
+{
+	return frame->pict_type != AV_PICTURE_TYPE_B &&
+	    clock_now_ns() - e->last_ns < ing_ticks_to_ns(e->interval) * 9 / 10;
 }
 
 bool
@@ -130,9 +141,11 @@ ing_early_next(struct ing_early *e, AVFrame *frame)
 		if (e->decoded[i] != NULL && e->decoded[i]->pts > e->last &&
 		    (next < 0 || e->decoded[i]->pts < e->decoded[next]->pts))
 			next = i;
-	if (next < 0 || e->decoded[next]->pts - e->last > e->interval + e->interval / 2)
+	if (next < 0 || e->decoded[next]->pts - e->last > e->interval + e->interval / 2 ||
+	    is_too_soon(e, e->decoded[next]))
 		return false;
 	e->last = e->decoded[next]->pts;
+	e->last_ns = clock_now_ns();
 	e->handed[e->handed_count++] = e->last;
 	av_frame_move_ref(frame, e->decoded[next]);
 	forget(e, next);

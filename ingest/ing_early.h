@@ -9,6 +9,9 @@
  * in between. Such a picture is handed on at once; the decoder's own output is then recognised by its timestamp and
  * dropped.
  *
+ * Where several pictures have their turn at once, the last of them, the one that the others refer to, is kept until
+ * about one interval after the one before it: what follows it takes longer, and viewers want an even flow.
+ *
  * The decoder's order stays the authority: it begins each chain (after start and gaps it hands on nothing before it has
  * recovered), and a picture that was guessed wrongly costs the one frame that should have come before it, which is
  * late then.
@@ -27,6 +30,7 @@ struct ing_early {
 	AVFrame *decoded[ING_EARLY_MAX]; /* references to pictures that were not handed on yet; NULL: free */
 	int64_t handed[ING_EARLY_MAX];	 /* timestamps that were handed on early and that the decoder still owes */
 	unsigned handed_count;
+	int64_t last_ns;  /* CLOCK_MONOTONIC when that was handed on */
 	int64_t last;	  /* timestamp of the newest frame handed on; AV_NOPTS_VALUE: the chain is broken */
 	int64_t interval; /* shortest step between frames of the decoder's order lately, ticks; 0: not known */
 	int64_t interval_next; /* the same, of the window that is being measured */
