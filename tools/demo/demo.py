@@ -418,7 +418,10 @@ def millrace_command():
     """How a person calls `millrace` from here."""
     there = os.path.normpath(os.path.join(HERE, "..", "..", "bin", "millrace"))
     found = shutil.which("millrace")
-    return "millrace" if found and os.path.realpath(found) == os.path.realpath(there) else os.path.relpath(there)
+    if found and os.path.realpath(found) == os.path.realpath(there):
+        return "millrace"
+    near = os.path.relpath(there)
+    return there if near.startswith("..") else near
 
 
 def watch_command(url):
