@@ -12,7 +12,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
-from stack import SLOW, Failure, Reader, Stack, fd_count, probe_errors, run, wait_for  # noqa: E402
+from stack import CLIP_WHIP, SLOW, Failure, Reader, Stack, fd_count, probe_errors, run, wait_for  # noqa: E402
 
 KILLS = int(os.environ.get("MILLRACE_KILLS", "8"))
 FRAME = 1 / 24
@@ -63,7 +63,7 @@ def test_kill_worker_once_a_second():
     with Stack("green-tint") as s:
         s.wait_ready()
         out = Reader(f"{s.relay_url}/kill-out")
-        s.publish(args=("--loop",))
+        s.publish(CLIP_WHIP, args=("--loop",))
         assert s.session("kill")[0] == 200
         out.start()
         wait_for("processed frames", lambda: counters(s)["frames_processed"] > 24, 15)

@@ -20,6 +20,8 @@ BUILD = os.environ.get("MILLRACE_BUILD", "build")
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MILLRACE = os.path.join(BUILD, "bin", "millrace")
 CLIP = os.path.join(SOURCE, "tests", "data", "camera-10s.ts")
+# the same camera as a browser sends it: no B-frames, so each picture arrives when its turn has come; Opus sound
+CLIP_WHIP = os.path.join(SOURCE, "tests", "data", "camera-whip-10s.ts")
 SLOW = float(os.environ.get("MILLRACE_TEST_SLOW", "1"))  # sanitizer builds stretch the bounds by this factor
 
 
