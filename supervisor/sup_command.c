@@ -3,7 +3,8 @@
  * What --worker means
  *
  * The first word is looked up: with a slash it is a path; a bare name is a worker that comes with millrace
- * (libexec/millrace/workers), else a program in PATH. A file that ends in .py is run by Python.
+ * (libexec/millrace/workers), else a program in PATH. A file that ends in .py is run by Python, which finds the package
+ * millrace beside our other programs (libexec/millrace/python): PYTHONPATH of this process is what workers inherit.
  * The lookup is repeated at each start of a worker, so that a file that was missing is found once it is there.
  */
 #include "base/assert.h"
@@ -115,6 +116,21 @@ set_argv(struct sup_pool *pool, const char *interpreter)
 	return true;
 }
 
+/* Appends our package to PYTHONPATH, once. A package of the operator's that stands before it wins. */
+static void
+offer_python_package(const char *libexec_dir)
+{
+	const char *before = getenv("PYTHONPATH");
+	char dir[4200], path[8400];
+
+	snprintf(dir, sizeof(dir), "%s/python", libexec_dir);
+	if (access(dir, X_OK) == -1 || (before != NULL && (strcmp(before, dir) == 0 || ends_with(before, dir))))
+		return;
+	if ((size_t)snprintf(path, sizeof(path), "%s%s%s", before != NULL ? before : "", before != NULL ? ":" : "", dir) <
+	    sizeof(path))
+		setenv("PYTHONPATH", path, 1);
+}
+
 bool
 sup_command_resolve(struct sup_pool *pool, const char *command, const char *libexec_dir)
 {
@@ -128,6 +144,7 @@ sup_command_resolve(struct sup_pool *pool, const char *command, const char *libe
 		snprintf(pool->file, sizeof(pool->file), "%s", python);
 		if (access(pool->script, R_OK) == -1)
 			return fail(pool, "worker %.150s: %s", pool->script, strerror(errno));
+		offer_python_package(libexec_dir);
 		return set_argv(pool, python);
 	}
 	if (ends_with(pool->file, ".so"))

@@ -79,7 +79,7 @@ Test(conform, copies_every_picture)
 	cr_assert_eq(st.hello.flags, CTL_HELLO_DOORBELL);
 	cr_assert_eq(st.hello.ring_abi_major, RING_ABI_MAJOR);
 	cr_assert_geq(st.hello.capacity, 1);
-	cr_assert_eq(st.hello.pid, st.pid);
+	cr_assert_eq((pid_t)st.hello.pid, st.pid);
 	open_stream(&st, SESSION, "{}", &in, &out);
 	for (int i = 0; i < 20; i++)
 		stage_expect_answer(&out, stage_publish(&in, (uint8_t)i), 0, (uint8_t)i);
