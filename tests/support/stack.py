@@ -5,6 +5,7 @@ The whole product on loopback, for scenario tests: relay, supervisor, publisher,
 Nothing here waits for a fixed time: it waits for an event with a deadline. Every process that was started is ended by
 its own pid in close(). Ports are chosen by the programs themselves (--port 0).
 """
+import atexit
 import http.client
 import json
 import os
@@ -41,6 +42,20 @@ def wait_for(what, predicate, seconds=10.0, every=0.02):
         time.sleep(every)
 
 
+RUNNING = set()  # children that have not been waited for, whoever forgot them
+
+
+def kill_the_forgotten():
+    """A test that fails while it sets up has nobody who calls close()."""
+    for popen in list(RUNNING):
+        if popen.poll() is None:
+            popen.kill()
+            popen.wait()
+
+
+atexit.register(kill_the_forgotten)
+
+
 class Process:
     """A child whose output is kept; killed by pid at the end."""
 
@@ -50,6 +65,7 @@ class Process:
         self.log = open(self.log_path, "wb")
         self.popen = subprocess.Popen(argv, stdin=stdin, stdout=subprocess.PIPE, stderr=self.log,
                                       env=dict(os.environ, **(env or {})), start_new_session=True)
+        RUNNING.add(self.popen)
         self.lines = []
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -361,6 +377,7 @@ def run(tests):
     """Runs functions as TAP; exit status 1 when one failed."""
     import sys
     import traceback
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a test runner whose patience has ended
     names = sys.argv[1:]
     chosen = [t for t in tests if not names or t.__name__ in names]
     print(f"1..{len(chosen)}", flush=True)
