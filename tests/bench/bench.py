@@ -381,7 +381,7 @@ def main():
         return 1
     print(f"millrace on {os.cpu_count()} processors, load before {load:.2f}; clip {os.path.relpath(options.clip)}, "
           f"{SIDE}x{SIDE}, at most {FPS} frames/s, RGB24 worker (passthrough); median of {options.rounds} rounds of "
-          f"{options.seconds:g} s\ncommand: {' '.join(['./dev bench', *sys.argv[1:]])}\n")
+          f"{options.seconds:g} s\ncommand: {re.sub(' --build [^ ]+', '', ' '.join(['./dev bench', *sys.argv[1:]]))}\n")
     table.show()
     print()
     for note in notes:
