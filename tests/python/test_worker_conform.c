@@ -8,6 +8,8 @@
  */
 #include "tests/sdk/sdk_stage.h"
 
+#include "base/clock.h"
+
 #include <criterion/criterion.h>
 #include <poll.h>
 #include <signal.h>
@@ -253,7 +255,28 @@ Test(conform, refused_start_passes_until_the_parameters_are_right)
 
 /* ---- rings --------------------------------------------------------------- */
 
-/* Publishes pictures until the worker is killed with one in its hands; returns the seq of that one. */
+static uint64_t
+held_word(const struct ring_cons *page)
+{
+	uint64_t word = 0;
+
+	for (unsigned k = 0; k < RING_HOLDS_MAX && word == 0; k++)
+		word = atomic_load_explicit(&page->hold[k], memory_order_acquire);
+	return word;
+}
+
+/* Waits until the worker has taken the frame; whether it still holds it. */
+static bool
+is_caught(const struct ring_cons *page, uint64_t seq)
+{
+	int64_t deadline_ns = clock_now_ns() + 8 * CLOCK_SEC_NS;
+
+	while (held_word(page) == 0 && atomic_load_explicit(&page->taken, memory_order_acquire) < seq)
+		cr_assert_lt(clock_now_ns(), deadline_ns, "the worker takes nothing");
+	return held_word(page) != 0;
+}
+
+/* Publishes pictures until the worker is stopped with one in its hands, and kills it. Returns the seq of that one. */
 static uint64_t
 kill_in_mid_frame(struct stage *st, struct stage_ring *in, struct stage_ring *out)
 {
@@ -262,21 +285,20 @@ kill_in_mid_frame(struct stage *st, struct stage_ring *in, struct stage_ring *ou
 	struct ring_frame f;
 
 	cr_assert_neq((const void *)page, MAP_FAILED);
-	for (int i = 0; i < 1000 && held == 0; i++) {
+	for (int i = 0; i < 1000; i++) {
 		seq = stage_publish(in, (uint8_t)i);
-		for (int spin = 0; spin < 100000000 && held == 0; spin++)
-			held = atomic_load_explicit(&page->hold[0], memory_order_acquire);
-		cr_assert_neq(held, 0, "the worker takes nothing");
-		kill(st->pid, SIGSTOP);
-		poll(NULL, 0, 2);
-		held = atomic_load_explicit(&page->hold[0], memory_order_acquire);
-		if (held != 0)
-			break;
-		kill(st->pid, SIGCONT); /* it was faster */
-		stage_answer(out, &f);
+		if (is_caught(page, seq)) {
+			kill(st->pid, SIGSTOP);
+			poll(NULL, 0, 2);
+			held = held_word(page);
+			if (held != 0)
+				break;
+			kill(st->pid, SIGCONT);
+		}
+		stage_answer(out, &f); /* it was faster */
 		ring_release(out->rx, &f);
 	}
-	cr_assert_neq(held, 0);
+	cr_assert_neq(held, 0, "it was never caught");
 	cr_assert_eq(ring_word_seq(held), seq);
 	stage_kill(st);
 	munmap((void *)(uintptr_t)page, RING_C_BYTES);

@@ -29,7 +29,7 @@ class BuildBelow(build_ext):
 
 setup(cmdclass={"build_ext": BuildBelow}, ext_modules=[Extension(
     "millrace._core",
-    sources=["src/core.c"] + sources("worker-sdk/src/*.c", "proto/*.c", "base/*.c"),
+    sources=["src/core.c", "src/core_frame.c"] + sources("worker-sdk/src/*.c", "proto/*.c", "base/*.c"),
     include_dirs=[TOP, os.path.join(TOP, "worker-sdk", "include")],
     define_macros=[("_GNU_SOURCE", "1"), ("MR_VERSION", '"0.1.0"')],
     extra_compile_args=["-std=gnu17", "-O2", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wno-unused-parameter"],
