@@ -26,7 +26,7 @@
 
 #include "egress/egr_priv.h"
 
-enum { RATE = 48000, FRAME = 960, BLOCKS_MAX = 64, SILENCE_PER_CALL_MAX = 50 };
+enum { RATE = 48000, FRAME = 960, BLOCKS_MAX = 128, SILENCE_PER_CALL_MAX = 50 };
 
 #define TOLERANCE_NS   INT64_C(3000000)
 #define SILENCE_NS     INT64_C(500000000)

@@ -172,6 +172,18 @@ deadline_of(const struct egr_clock *c, const struct egr_entry *e)
 
 	if (c->delay_ns + EGR_SLACK_NS < wait_ns)
 		wait_ns = c->delay_ns + EGR_SLACK_NS;
+	/* Input that was late itself has used up a part of the viewer's patience; after a pause nothing is left of it, and
+	 * the result is worth its wait again. */
+	if (c->sent_ns != 0 && e->commit_ns - c->sent_ns < EGR_PAUSE_NS) {
+		int64_t step_ns = e->pts_ns - c->sent_pts_ns, left_ns;
+
+		step_ns = step_ns < 0 ? 0 : step_ns > EGR_PAUSE_NS ? EGR_PAUSE_NS : step_ns;
+		left_ns = c->sent_ns + step_ns + EGR_SLACK_NS - e->commit_ns;
+		if (left_ns < EGR_WAIT_MIN_NS)
+			left_ns = EGR_WAIT_MIN_NS;
+		if (left_ns < wait_ns)
+			wait_ns = left_ns;
+	}
 	return e->commit_ns + wait_ns;
 }
 
@@ -281,6 +293,10 @@ egr_clock_next(struct egr_clock *c, int64_t now_ns, struct egr_decision *out)
 	c->head++;
 	c->started = true;
 	c->delay_ns = now_ns - e->commit_ns;
+	if (out->picture != EGR_PICTURE_NONE) {
+		c->sent_ns = now_ns;
+		c->sent_pts_ns = out->pts_ns;
+	}
 	return true;
 }
 

@@ -45,6 +45,8 @@ enum {
 };
 
 #define EGR_SLACK_NS INT64_C(80000000)	 /* 100 ms less encoding and scheduling */
+#define EGR_PAUSE_NS INT64_C(200000000)	 /* a longer step between two frames is a pause of the source */
+#define EGR_WAIT_MIN_NS INT64_C(25000000) /* every frame may wait so long for its result, however late it came itself */
 #define EGR_ALIVE_NS INT64_C(500000000)	 /* a result so recent says: alive and slow */
 #define EGR_LOADING_NS INT64_C(1500000000) /* the input passes for so long before a worker that withholds gets a slate */
 #define EGR_START_NS INT64_C(500000000)	 /* the first decision waits for the first result, so long at most */
@@ -72,6 +74,7 @@ struct egr_clock {
 	int64_t answered_ns;	     /* newest result of any kind that answers a frame; 0: none */
 	int64_t real_ns;	     /* newest result with a picture; 0: none */
 	int64_t delay_ns;	     /* of the newest decision, after its frame's commit */
+	int64_t sent_ns, sent_pts_ns; /* when the newest picture was decided, and its timestamp; 0: none yet */
 	uint64_t start;		     /* index of the frame whose result started the stream; 0: something else did */
 	unsigned pending_max;
 	bool started;		     /* a decision was made, or the first result is there */

@@ -126,6 +126,7 @@ read_resume(struct reader *outer, struct egr_config *c)
 	c->resume_audio_pts_ns = read_int(&r, "last_out_audio_pts_ns", -1, -1, INT64_MAX / 16);
 	c->resume_width = (uint32_t)read_int(&r, "out_width", 0, 0, FORMAT_SIDE_MAX);
 	c->resume_height = (uint32_t)read_int(&r, "out_height", 0, 0, FORMAT_SIDE_MAX);
+	c->resume_catch_up_ns = read_int(&r, "catch_up_ms", 0, 0, 10000) * CLOCK_MS_NS;
 	c->resume_has_audio = read_bool(&r, "has_audio", false);
 	c->resume_had_output = read_bool(&r, "had_output", false);
 	if (r.wrong != NULL)

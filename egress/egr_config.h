@@ -21,6 +21,7 @@ struct egr_config {
 	/* What a predecessor of this process has sent. */
 	bool resumed, resume_had_output, resume_has_audio;
 	int64_t resume_video_pts_ns, resume_audio_pts_ns; /* -1: nothing */
+	int64_t resume_catch_up_ns;			  /* 0: the default */
 	uint32_t resume_width, resume_height;		  /* 0: not known */
 };
 

@@ -29,7 +29,7 @@
 
 enum { SEGMENT_TICKS = 180000 };
 #define TRACKS_NS	 INT64_C(500000000)
-#define TRACKS_RESUME_NS INT64_C(2000000000)
+#define TRACKS_LONG_NS INT64_C(2000000000)
 #define RETRY_NS	 INT64_C(1000000000)
 #define PAUSE_NS	 INT64_C(1000000000) /* no input for so long is a pause */
 #define REPEAT_NS	 INT64_C(200000000)
@@ -128,6 +128,8 @@ egr_output_init(struct egr_output *o, const struct egr_config *config, struct st
 	o->segment_wanted = true;
 	o->slate.progress_percent = -1;
 	egr_timeline_init(&o->timeline, config->resume_video_pts_ns, config->resume_audio_pts_ns);
+	if (config->resume_catch_up_ns != 0)
+		egr_timeline_expect(&o->timeline, config->resume_catch_up_ns);
 	/* A new process goes on counting where the supervisor's last reading of the old one was. */
 	stats_set(stats, EGRESS_last_out_pts_ns, (uint64_t)(config->resume_video_pts_ns > 0 ? config->resume_video_pts_ns : 0));
 	return err_trace(egr_mux_new(&mux, &o->mux));
@@ -143,11 +145,12 @@ egr_output_fini(struct egr_output *o)
 }
 
 void
-egr_output_saw_input(struct egr_output *o, int64_t now_ns)
+egr_output_saw_input(struct egr_output *o, int64_t pts_ns, int64_t now_ns)
 {
 	if (o->first_input_ns == 0)
 		o->first_input_ns = now_ns;
 	o->last_input_ns = now_ns;
+	o->input_pts_ns = pts_ns;
 	egr_rate_add(&o->in_rate, now_ns);
 	stats_add(o->stats, EGRESS_frames_in, 1);
 }
@@ -332,10 +335,12 @@ egr_output_send(struct egr_output *o, const struct egr_decision *d, const struct
 		count_picture(o, EGR_PICTURE_NONE, d->why);
 		return;
 	}
+	if (o->last_out_ns == 0)
+		o->first_pts_ns = d->pts_ns;
 	if (o->audio != NULL) {
 		if (o->timeline.offset_ns != offset_ns)
 			egr_audio_restart(o->audio, d->pts_ns);
-		egr_audio_start(o->audio, d->pts_ns);
+		egr_audio_start(o->audio, o->first_pts_ns);
 	}
 	sent = encode_picture(o, d, input, result, ticks, idr_wanted(o, ticks, now_ns));
 	count_picture(o, sent, d->why);
@@ -359,7 +364,7 @@ tracks_due(const struct egr_output *o)
 		return INT64_MAX;
 	if (o->audio != NULL || (o->config->resume_had_output && !o->config->resume_has_audio))
 		return o->declare_retry_ns;
-	return o->first_input_ns + (o->config->resume_has_audio ? TRACKS_RESUME_NS : TRACKS_NS);
+	return o->first_input_ns + (o->config->resume_has_audio || o->sound_announced ? TRACKS_LONG_NS : TRACKS_NS);
 }
 
 static void
@@ -383,29 +388,55 @@ declare_tracks(struct egr_output *o, int64_t now_ns)
 	stats_set(o->stats, EGRESS_has_audio, o->audio != NULL);
 }
 
+/* The input pauses, or nothing of it has been sent for a while: the fallback drops, the encoder fails. */
 static int64_t
 repeat_due(const struct egr_output *o)
 {
 	int64_t last = o->last_input_ns + PAUSE_NS, next = o->last_out_ns + REPEAT_NS;
 
-	if (o->video == NULL || o->last_out_ns == 0)
+	if (o->first_input_ns == 0)
 		return INT64_MAX;
+	if (o->last_out_ns == 0)
+		return o->first_input_ns + 2 * PAUSE_NS;
+	if (o->last_out_ns + PAUSE_NS < last)
+		last = o->last_out_ns + PAUSE_NS;
 	/* Input flows, but is left out until it has caught up with the timeline. */
 	if (o->timeline.behind_since_ns != 0)
 		return o->last_out_ns + REPEAT_BEHIND_NS;
 	return last > next ? last : next;
 }
 
+/* While input flows a repeated picture has its timestamp, so that what comes next still has its own. */
+static bool
+repeat_ticks(struct egr_output *o, int64_t now_ns, int64_t *ticks)
+{
+	int64_t elapsed_ns = now_ns - o->last_out_ns;
+
+	if (o->last_out_ns == 0)
+		o->first_pts_ns = o->input_pts_ns;
+	if (o->timeline.behind_since_ns == 0 && (o->last_out_ns == 0 || now_ns - o->last_input_ns < PAUSE_NS)) {
+		o->video_pts_ns = o->input_pts_ns;
+		return egr_timeline_video(&o->timeline, o->input_pts_ns, now_ns, ticks);
+	}
+	*ticks = egr_timeline_repeat(&o->timeline, elapsed_ns);
+	o->video_pts_ns += elapsed_ns;
+	return true;
+}
+
 static void
 repeat_picture(struct egr_output *o, int64_t now_ns)
 {
-	int64_t elapsed_ns = now_ns - o->last_out_ns, ticks;
+	int64_t ticks;
+	bool ok;
 
 	if (now_ns < repeat_due(o))
 		return;
-	ticks = egr_timeline_repeat(&o->timeline, elapsed_ns);
-	o->video_pts_ns += elapsed_ns;
+	ok = video_open(o, NULL, NULL) && repeat_ticks(o, now_ns, &ticks);
 	o->last_out_ns = now_ns;
+	if (!ok)
+		return; /* again a little later */
+	if (o->audio != NULL)
+		egr_audio_start(o->audio, o->first_pts_ns);
 	if (egr_video_encode_again(o->video, ticks, idr_wanted(o, ticks, now_ns)) < 0) {
 		o->segment_wanted = true;
 		return;
@@ -464,8 +495,8 @@ egr_output_finish(struct egr_output *o)
 
 	if (o->video == NULL)
 		return;
-	if (o->first_input_ns > now_ns - TRACKS_RESUME_NS)
-		o->first_input_ns = now_ns - TRACKS_RESUME_NS;
+	if (o->first_input_ns > now_ns - TRACKS_LONG_NS)
+		o->first_input_ns = now_ns - TRACKS_LONG_NS;
 	declare_tracks(o, now_ns);
 	if (o->audio != NULL)
 		egr_audio_run(o->audio, INT64_MAX);

@@ -48,6 +48,9 @@ struct egr_output {
 	int64_t first_input_ns, last_input_ns, last_out_ns;
 	int64_t last_commit_ns; /* of the input of the newest frame sent */
 	int64_t video_pts_ns;	/* session timestamp of the newest frame sent, before the timeline */
+	int64_t first_pts_ns;	/* the same of the first one; sound begins there */
+	int64_t input_pts_ns;	/* of the newest input frame */
+	bool sound_announced;	/* the input says that it has sound: its ring is waited for */
 	int64_t meters_ns;	/* next evaluation */
 	struct egr_rate in_rate, in_audio_rate, out_rate, out_audio_rate;
 	struct egr_spread latency;
@@ -58,7 +61,7 @@ int egr_output_init(struct egr_output *o, const struct egr_config *config, struc
 void egr_output_fini(struct egr_output *o);
 
 /* An input frame has been seen. */
-void egr_output_saw_input(struct egr_output *o, int64_t now_ns);
+void egr_output_saw_input(struct egr_output *o, int64_t pts_ns, int64_t now_ns);
 /* The ring of the input sound is there. */
 void egr_output_open_audio(struct egr_output *o, uint32_t channels);
 

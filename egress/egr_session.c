@@ -186,6 +186,7 @@ egr_session_ring_open(struct egr_session *s, const struct ctl_ring_open *open, i
 	switch (g->ring_id) {
 	case CTL_RING_IN_VIDEO:
 		set_input_limits(s, g);
+		s->output.sound_announced = g->channels > 0;
 		break;
 	case CTL_RING_OUT_VIDEO:
 		s->output.result_width = g->width;
@@ -285,6 +286,8 @@ egr_session_due(const struct egr_session *s, int64_t now_ns)
 
 	if (s->closing)
 		return s->closed_ns;
+	if (s->more)
+		return now_ns;
 	due = egr_clock_due(&s->clock, now_ns);
 	t = egr_output_due(&s->output);
 	due = t < due ? t : due;

@@ -29,6 +29,7 @@ struct egr_session {
 	uint64_t tokens;	 /* results that the worker may still give, see egr_take.c */
 	uint32_t worker_state;
 	bool closing;
+	bool more;		 /* results may be waiting that there was no time for */
 	bool delete_channels;	 /* when what was sent has arrived */
 	int64_t closed_ns;	 /* when closing ends at the latest */
 };

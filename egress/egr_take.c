@@ -20,17 +20,33 @@
 
 enum { RESULTS_PER_FRAME = 2, RESULTS_SAVED_MAX = 2 * RING_SLOTS_MAX };
 #define MUTE_NS INT64_C(20000000)
+#define TURN_NS INT64_C(15000000)      /* of decisions in one turn of the loop, then the sockets are looked at */
+#define OVERLOAD_NS INT64_C(300000000) /* so far behind a frame's deadline encoding does not keep up */
+#define SPARSE_NS INT64_C(80000000)    /* and pictures are sent only so often, until it does */
 
 /* ---- decisions -------------------------------------------------------- */
+
+/* Encoding is slower than the input: what is already late is thinned out, not sent later and later. */
+static bool
+is_overloaded(const struct egr_session *s, const struct egr_decision *d, int64_t now_ns)
+{
+	return now_ns - d->commit_ns > s->config.frame_deadline_ns + OVERLOAD_NS &&
+	    now_ns - s->output.last_out_ns < SPARSE_NS;
+}
 
 void
 egr_take_decide(struct egr_session *s, const struct egr_view *result)
 {
+	int64_t begin_ns = clock_now_ns(), now_ns = begin_ns;
 	struct egr_decision d;
 
-	while (egr_clock_next(&s->clock, clock_now_ns(), &d)) {
+	/* A result lives as long as this call: it is decided to the end. */
+	while ((result != NULL || now_ns - begin_ns < TURN_NS) && egr_clock_next(&s->clock, clock_now_ns(), &d)) {
 		struct egr_pic *pic = d.input;
 
+		now_ns = clock_now_ns();
+		if (is_overloaded(s, &d, now_ns))
+			d.picture = EGR_PICTURE_NONE;
 		/* A picture that is gone (a decision for an earlier call's result) is filled by the next best one. */
 		egr_output_send(&s->output, &d, pic != NULL ? &pic->view : NULL,
 		    d.picture == EGR_PICTURE_RESULT ? result : NULL);
@@ -74,7 +90,7 @@ take_input(struct egr_session *s, struct egr_ring *ring, const struct ring_frame
 		egr_pic_free(&pic);
 		return;
 	}
-	egr_output_saw_input(&s->output, now_ns);
+	egr_output_saw_input(&s->output, frame->desc.pts_ns, now_ns);
 	s->tokens += RESULTS_PER_FRAME;
 	if (s->tokens > RESULTS_SAVED_MAX)
 		s->tokens = RESULTS_SAVED_MAX;
@@ -172,15 +188,21 @@ take_result(struct egr_session *s, struct egr_ring *ring, const struct ring_fram
 static void
 take_results(struct egr_session *s)
 {
+	int64_t begin_ns = clock_now_ns();
 	struct egr_ring *ring;
 	struct ring_frame frame;
 
+	s->more = false;
 	for (unsigned n = 0; (ring = egr_rings_get(&s->rings, CTL_RING_OUT_VIDEO, n)) != NULL; n++) {
 		unsigned left = ring_rx_geom(ring->rx)->slot_count;
 
 		while (left-- > 0) {
 			enum ring_take_result r;
 
+			if (clock_now_ns() - begin_ns > TURN_NS) { /* the sockets first */
+				s->more = true;
+				break;
+			}
 			if (s->tokens == 0) {
 				ring->mute_ns = ring->mute_ns < INT64_MAX ? clock_now_ns() + MUTE_NS : INT64_MAX;
 				break;

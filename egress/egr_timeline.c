@@ -34,7 +34,15 @@ egr_timeline_init(struct egr_timeline *t, int64_t video_last_ns, int64_t audio_l
 	*t = (struct egr_timeline){
 		.video_last = video_last_ns >= 0 ? egr_ticks_from_ns(video_last_ns) : -1,
 		.audio_last = audio_last_ns >= 0 ? egr_ticks_from_ns(audio_last_ns) : -1,
+		.catch_up_ns = EGR_CATCH_UP_NS,
 	};
+}
+
+void
+egr_timeline_expect(struct egr_timeline *t, int64_t catch_up_ns)
+{
+	t->catch_up_ns = catch_up_ns;
+	t->repeated = true;
 }
 
 bool
@@ -48,7 +56,7 @@ egr_timeline_video(struct egr_timeline *t, int64_t pts_ns, int64_t now_ns, int64
 		} else if (t->behind_since_ns == 0) {
 			t->behind_since_ns = now_ns;
 			return false;
-		} else if (now_ns - t->behind_since_ns <= EGR_CATCH_UP_NS) {
+		} else if (now_ns - t->behind_since_ns <= t->catch_up_ns) {
 			return false;
 		} else {
 			int64_t wanted = t->video_last + EGR_TICKS_STEP;
@@ -59,6 +67,7 @@ egr_timeline_video(struct egr_timeline *t, int64_t pts_ns, int64_t now_ns, int64
 	}
 	MR_ASSERT(p > t->video_last);
 	t->behind_since_ns = 0;
+	t->catch_up_ns = EGR_CATCH_UP_NS;
 	t->repeated = false;
 	t->video_last = p;
 	*ticks = p;

@@ -76,6 +76,7 @@ ing_rings_request_video(struct ing_rings *r, enum format_id format, uint32_t wid
 	msg.ring_request.format = format;
 	msg.ring_request.width = width;
 	msg.ring_request.height = height;
+	msg.ring_request.channels = r->has_sound;
 	msg.ring_request.rate_num = rate_num;
 	msg.ring_request.rate_den = rate_den;
 	ring->requested = true;

@@ -48,6 +48,7 @@ struct ing_rings {
 	void (*send)(void *arg, const union ctl_msg *msg);
 	void *arg;
 	uint32_t session;
+	bool has_sound; /* the source announces sound: said with the request for in.video */
 	struct ing_ring ring[ING_RING_COUNT];
 };
 

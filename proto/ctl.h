@@ -145,7 +145,7 @@ struct ctl_ring_request {
 	uint32_t ring_id;	/* enum ctl_ring_id; audio: CTL_RING_IN_AUDIO_EGRESS or CTL_RING_OUT_AUDIO */
 	uint32_t format;	/* enum format_id */
 	uint32_t width, height; /* video */
-	uint32_t sample_rate, channels, block_samples; /* audio */
+	uint32_t sample_rate, channels, block_samples; /* audio; video: channels is 1 when the source has sound too */
 	uint32_t rate_num, rate_den;		       /* video: frames a second as far as known; 0/1: unknown */
 	uint32_t reserved;
 };

@@ -126,6 +126,22 @@ Test(egr_clock, deadline_fills)
 	cr_expect_eq(got[0].why, EGR_WHY_DEADLINE);
 }
 
+/* Input that comes late leaves less time for the result, but some. */
+Test(egr_clock, late_input_waits_less)
+{
+	begin_running(EGR_POLICY_PASSTHROUGH);
+	egr_clock_set_worker(&clock_, false);
+	input();
+	egr_clock_set_worker(&clock_, true);
+	got_count = 0;
+	pass(INTERVAL_MS + 70);
+	cr_assert(egr_clock_input(&clock_, next_seq++, now - 70 * MS, now, now, NULL));
+	pass(24);
+	cr_expect_eq(got_count, 0);
+	pass(2);
+	cr_expect_eq(got_count, 1);
+}
+
 /* A worker that goes silent: no two decisions are further apart than one interval and 100 ms. */
 Test(egr_clock, gap_is_bounded)
 {

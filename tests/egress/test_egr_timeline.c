@@ -62,6 +62,24 @@ Test(egr_timeline, resumes_after_its_predecessor)
 	cr_expect(egr_timeline_audio(&t, 1000 * MS, &ticks));
 }
 
+/* The last timestamp is a guess on the safe side: the input gets there by itself, and is not moved, if it does in time. */
+Test(egr_timeline, resumes_after_a_guess)
+{
+	struct egr_timeline t;
+	int64_t ticks;
+
+	egr_timeline_init(&t, 1500 * MS, 1480 * MS);
+	egr_timeline_expect(&t, 1500 * MS);
+	for (int64_t ms = 1000; ms <= 1500; ms += 40)
+		cr_expect_not(egr_timeline_video(&t, ms * MS, 5000 * MS + (ms - 1000) * 2 * MS, &ticks), "%lld", (long long)ms);
+	cr_assert(egr_timeline_video(&t, 1520 * MS, 6040 * MS, &ticks));
+	cr_expect_eq(ticks, 1520 * 90);
+	cr_expect_eq(t.offset_ns, 0);
+	/* once is enough: from now on it is as always */
+	cr_expect_not(egr_timeline_video(&t, 0, 7000 * MS, &ticks));
+	cr_expect(egr_timeline_video(&t, 40 * MS, 7510 * MS, &ticks));
+}
+
 /* The source went back: dropped while it may catch up, then the timeline is moved, both tracks by the same. */
 Test(egr_timeline, going_back_moves_the_timeline)
 {
