@@ -157,8 +157,10 @@ def test_what_a_handler_may_do():
 
 
 def test_async_handlers_and_their_tasks():
-    with Probe("rgb24", "async") as p:
+    with Probe("rgbf32p", "async") as p:
         wait_more(p.stack, "frames_processed", 24)
+        check(p.report(), format="rgbf32p", shape=[3, 512, 512], dtype="float32", bytes=512 * 512 * 12)
+        assert "/memfd:" in p.report()["in_memory"], p.report()
         ticks = p.report()["ticks"]
         print(f"# {ticks} ticks of a task beside {p.report()['frames']} frames")
         assert ticks > 20, p.report()
@@ -168,10 +170,6 @@ def test_planar_formats():
     with Probe("nv12") as p:
         r = wait_for("a report", lambda: p.report() if p.report()["frames"] else None)
         check(r, format="nv12", planes=[[512, 512], [256, 256, 2]], bytes=512 * 512 * 3 // 2)
-    with Probe("rgbf32p") as p:
-        r = wait_for("a report", lambda: p.report() if p.report()["frames"] else None)
-        check(r, format="rgbf32p", shape=[3, 512, 512], dtype="float32", bytes=512 * 512 * 12)
-        assert "/memfd:" in r["in_memory"], r
 
 
 if __name__ == "__main__":
