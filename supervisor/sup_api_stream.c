@@ -213,11 +213,18 @@ sup_api_start(struct sup_reply *r)
 	struct sup_stream st = { 0 };
 	struct sup_session *s, *old;
 	char why[WHY_BYTES] = "out of memory", message[WHY_BYTES + 64], id[SUP_ID_BYTES_MAX];
+	const char *impossible;
 
 	if (!pool_is_ready(&r))
 		return;
 	if (!read_start(r, &st, why, sizeof(why))) {
 		snprintf(message, sizeof(message), "Error starting stream: %s", why);
+		refuse_start(&r, 400, message);
+		goto fini_stream;
+	}
+	impossible = sup_broker_refusal(sup, &st, &sup->pool->hello);
+	if (impossible != NULL) {
+		snprintf(message, sizeof(message), "Error starting stream: %s", impossible);
 		refuse_start(&r, 400, message);
 		goto fini_stream;
 	}

@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "supervisor/sup_priv.h"
@@ -248,6 +249,30 @@ fill_seats(const struct sup_session *s, struct sup_ring_spec *spec)
 	}
 }
 
+const char *
+sup_broker_refusal(struct sup *sup, const struct sup_stream *stream, const struct ctl_hello *hello)
+{
+	const struct sup_session s = { .sup = sup, .stream = *stream, .hold_count = hello->hold_count };
+	static const uint8_t ids[] = { CTL_RING_IN_VIDEO, CTL_RING_OUT_VIDEO };
+	uint64_t left = (uint64_t)sup->config.max_session_bytes;
+
+	for (unsigned i = 0; i < sizeof(ids); i++) {
+		struct sup_ring_spec spec = {
+			.id = ids[i], .generation = 1, .format = hello->format, .width = stream->width, .height = stream->height,
+			.payload_bytes_max = (uint64_t)sup->config.max_frame_bytes, .ring_bytes_max = left,
+		};
+		enum sup_ring_plan_result plan;
+		struct ctl_ring_open open;
+
+		fill_seats(&s, &spec);
+		plan = sup_ring_plan(&spec, &open);
+		if (plan != SUP_RING_OK)
+			return sup_ring_plan_text(plan);
+		left -= open.slot_stride * open.slot_count;
+	}
+	return NULL;
+}
+
 static uint64_t
 session_bytes(const struct sup_session *s)
 {
@@ -257,6 +282,14 @@ session_bytes(const struct sup_session *s)
 	TAILQ_FOREACH(ring, &s->rings, link)
 		sum += ring->data_bytes;
 	return sum;
+}
+
+/* For people: without this ring nothing flows through it, and no retry is under way. */
+static void
+note_refusal(struct sup_session *s, enum ctl_ring_id id, const char *why)
+{
+	s->ring_refused = id;
+	snprintf(s->ring_error, sizeof(s->ring_error), "no %s ring: %s", sup_ring_name(id), why);
 }
 
 static void
@@ -270,6 +303,7 @@ offer_when_reserved(struct sup_session *s, struct sup_ring *ring)
 	if (r < 0) {
 		log_error("ring", "memory", "session=%s ring=%s bytes=%llu error=\"%s\"", s->stream.log_id,
 		    sup_ring_name(ring->open.ring_id), (unsigned long long)ring->data_bytes, strerror(-r));
+		note_refusal(s, ring->open.ring_id, strerror(-r));
 		drop_ring(s, ring);
 		return;
 	}
@@ -298,13 +332,19 @@ make_ring(struct sup_session *s, struct sup_child *producer, struct sup_ring_spe
 	if (plan != SUP_RING_OK) {
 		log_error("ring", "refused", "session=%s ring=%s width=%u height=%u why=\"%s\"", s->stream.log_id,
 		    sup_ring_name(spec->id), spec->width, spec->height, sup_ring_plan_text(plan));
+		note_refusal(s, spec->id, sup_ring_plan_text(plan));
 		return;
 	}
 	r = sup_ring_new(spec, &open, &ring);
 	if (r < 0) {
 		log_error("ring", "memory", "session=%s ring=%s error=\"%s\"", s->stream.log_id, sup_ring_name(spec->id),
 		    strerror(-r));
+		note_refusal(s, spec->id, strerror(-r));
 		return;
+	}
+	if (s->ring_refused == spec->id) {
+		s->ring_refused = 0;
+		s->ring_error[0] = '\0';
 	}
 	if (old != NULL)
 		old->replaced = true;

@@ -95,6 +95,8 @@ struct sup_session {
 	struct sup_rings rings; /* oldest first */
 	uint32_t generation[CTL_RING_ID_MAX + 1];
 	uint64_t rings_replaced;
+	enum ctl_ring_id ring_refused; /* could not be made when it was last asked for; 0: none */
+	char ring_error[200];	       /* and why */
 	struct sup_suspect suspect[SUP_SUSPECTS_MAX];
 	uint64_t skip_seq[SUP_SKIP_MAX];
 	uint32_t quarantined;
@@ -183,6 +185,8 @@ json_t *sup_text_resume(const struct sup_media *m);
 
 /* ---- rings: sup_broker.c ---------------------------------------------- */
 
+/* Why a session of that size cannot have its video rings, for a worker that says `hello`. NULL: it can. */
+const char *sup_broker_refusal(struct sup *sup, const struct sup_stream *stream, const struct ctl_hello *hello);
 void sup_broker_request(struct sup_session *s, struct sup_child *child, const struct ctl_ring_request *req);
 void sup_broker_mapped(struct sup_session *s, struct sup_child *child, const struct ctl_ring_ref *ref);
 void sup_broker_closed(struct sup_session *s, struct sup_child *child, const struct ctl_ring_ref *ref);

@@ -144,6 +144,10 @@ static void
 problem_of(const struct sup_session *s, char *out, size_t bytes)
 {
 	out[0] = '\0';
+	if (s->ring_error[0] != '\0' && !sup_session_over(s)) {
+		snprintf(out, bytes, "%s", s->ring_error);
+		return;
+	}
 	for (unsigned i = 1; i < SUP_CHANNELS; i++) {
 		const struct sup_channel *ch = &s->channel[i];
 

@@ -132,6 +132,34 @@ def test_messages_of_refusals():
         assert s.open("x")[0] == 200
 
 
+def test_frames_that_cannot_have_rings():
+    with Service() as s:
+        code, reply = s.open("x", params={"width": 8192, "height": 8192})
+        assert code == 400 and reply["message"].startswith("Error starting stream: "), reply
+        assert "--max-frame-bytes" in reply["message"] and s.get("/api/sessions")[1]["sessions"] == [], reply
+
+    def video_bytes(s):
+        rings = {r["ring"]: r["bytes"] for r in s.status()["millrace"]["rings"]}
+        return "in.video" in rings and "out.video" in rings and rings["in.video"] + rings["out.video"]
+
+    with Stack() as s:
+        s.wait_ready()
+        s.publish()
+        assert s.session()[0] == 200
+        need = wait_for("the rings", lambda: video_bytes(s))
+        assert s.status()["millrace"]["problem"] == "", s.status()["millrace"]["problem"]
+    with Stack(serve_args=("--max-session-bytes", str(need - 1))) as s:
+        s.wait_ready()
+        code, reply = s.session()
+        assert code == 400 and "--max-session-bytes" in reply["message"], reply
+    with Stack(serve_args=("--max-session-bytes", str(need))) as s:  # room for the pictures, none for the sound
+        s.wait_ready()
+        s.publish()
+        assert s.session()[0] == 200
+        problem = wait_for("the refusal", lambda: s.status()["millrace"]["problem"].startswith("no ") and s.status())
+        assert "--max-session-bytes" in problem["millrace"]["problem"], problem
+
+
 def test_methods_paths_and_limits():
     with Service() as s:
         assert s.get("/nothing") == (404, "404: Not Found")
@@ -381,7 +409,7 @@ def test_bad_settings_are_refused():
 
 if __name__ == "__main__":
     run([test_heritage_is_a_list, test_bodies_are_those_that_clients_know, test_messages_of_refusals,
-         test_methods_paths_and_limits, test_several_streams_are_told_apart, test_token,
+         test_frames_that_cannot_have_rings, test_methods_paths_and_limits, test_several_streams_are_told_apart, test_token,
          test_a_refusal_of_the_worker_is_told, test_a_worker_that_does_not_answer_holds_nobody_up, test_not_ready_yet,
          test_permanent_failure_and_restart, test_a_crash_loop_is_slow_and_visible,
          test_a_program_that_is_not_there_is_found_later, test_violations_end_one_process, test_output_without_end_is_cut,
