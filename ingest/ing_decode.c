@@ -176,28 +176,23 @@ silent(struct ing_decoder *d, const AVFrame *frame)
 bool
 ing_decoder_receive(struct ing_decoder *d, AVFrame *frame)
 {
-	int r, failed = 0;
+	int r = 0, failed = 0;
 
 	/* Bounded: each turn uses up a frame or a packet of the decoder's, or ends. */
 	while (d->ctx != NULL) {
 		r = avcodec_receive_frame(d->ctx, frame);
-		if (r == AVERROR_EOF) {
-			avcodec_flush_buffers(d->ctx);
-			ing_early_reset(&d->early);
-			d->draining = false;
-			d->drained = true;
-			return false;
-		}
+		if (r == AVERROR_EOF)
+			break;
 		if (r == AVERROR(EAGAIN)) {
 			if (d->draining || !ing_early_next(&d->early, frame))
-				return false;
+				break;
 			d->frames++;
 			return true;
 		}
 		if (r < 0) {
 			d->bad++;
 			if (++failed > 8)
-				return false;
+				break;
 			continue; /* the packet is used up: there may be more frames */
 		}
 		if (silent(d, frame)) {
@@ -212,6 +207,12 @@ ing_decoder_receive(struct ing_decoder *d, AVFrame *frame)
 		if (frame->pts == AV_NOPTS_VALUE)
 			frame->pts = frame->best_effort_timestamp;
 		return true;
+	}
+	if (d->draining || r == AVERROR_EOF) {
+		avcodec_flush_buffers(d->ctx); /* it takes packets again */
+		ing_early_reset(&d->early);
+		d->draining = false;
+		d->drained = true;
 	}
 	return false;
 }

@@ -37,7 +37,8 @@ void ing_decoder_close(struct ing_decoder *d);
 void ing_decoder_gap(struct ing_decoder *d);
 /* true: the packet was taken; false: it was refused and counted. Frames must have been received until there were none. */
 bool ing_decoder_send(struct ing_decoder *d, const AVPacket *pkt);
-/* Asks for what is delayed, before a gap or the end. */
+/* Asks for what is delayed, before another stream or the end. It is over when ing_decoder_receive() says that there is no
+ * frame: a decoder holds no more than its reordering needs. */
 void ing_decoder_drain(struct ing_decoder *d);
 /* true: `frame` holds one, which the caller unrefs; false: there is none. frame->pts is the session timestamp in ticks or
  * AV_NOPTS_VALUE. */

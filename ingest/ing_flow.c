@@ -4,7 +4,8 @@
  *
  * step() does the first of these that is possible and says so; ing_flow_run() repeats it until none is, or until something
  * has to wait: send audio that waits, publish the frame that waits, take a frame out of a decoder, put a packet into
- * one, demultiplex. So at any time little is in flight, and order is kept without queues between the stages.
+ * one, exchange a decoder, demultiplex. So at any time little is in flight, and order is kept without queues between the
+ * stages.
  *
  * Timestamps are mapped to the session's clock when a PES is complete, before the decoder reorders anything (ing_time.c).
  */
@@ -38,11 +39,13 @@ on_stream(void *arg, enum ing_track track, const struct ing_stream *stream)
 		return; /* the decoder stays: it may still hold frames, and the stream may come back */
 	}
 	r = ing_es_open(&f->es[track], stream->codec, track);
-	if (r == 0 && (f->decoder[track].ctx == NULL || f->decoder[track].stream.codec != stream->codec ||
-			  f->decoder[track].stream.opus_channels != stream->opus_channels))
-		r = ing_decoder_open(&f->decoder[track], stream);
-	if (r != 0)
+	if (r != 0) {
 		log_warn("decode", "open_failed", "codec=%s errno=%d", avcodec_get_name(stream->codec), -r);
+		return;
+	}
+	/* Not now: packets and frames of the stream before are still under way. */
+	f->next[track] = *stream;
+	f->change[track] = true;
 }
 
 static void
@@ -118,10 +121,10 @@ demux(struct ing_flow *f)
 /* ---- decoding --------------------------------------------------------- */
 
 static void
-count_bad(struct ing_flow *f)
+count_bad(struct ing_flow *f, int track)
 {
 	stats_add(f->stats, INGEST_packets_bad, 1);
-	f->bad_since++;
+	f->bad_since += track == ING_VIDEO;
 }
 
 static void
@@ -132,7 +135,7 @@ receive(struct ing_flow *f)
 	bool got = ing_decoder_receive(d, f->decoded);
 
 	if (d->bad != bad)
-		count_bad(f);
+		count_bad(f, f->draining);
 	if (!got) {
 		f->draining = -1;
 		return;
@@ -150,11 +153,51 @@ send_packet(struct ing_flow *f, AVPacket *pkt)
 	int track = pkt->stream_index;
 	struct ing_decoder *d = &f->decoder[track];
 
+	f->video_since += track == ING_VIDEO;
 	if (d->ctx != NULL && !ing_decoder_send(d, pkt))
-		count_bad(f);
+		count_bad(f, track);
 	if (d->ctx != NULL)
 		f->draining = track;
 	ing_packets_drop_head(&f->packets);
+}
+
+/* false: the decoder has nothing more to give. */
+static bool
+drain(struct ing_flow *f, int track)
+{
+	struct ing_decoder *d = &f->decoder[track];
+
+	if (d->ctx == NULL || d->drained)
+		return false;
+	ing_decoder_drain(d);
+	d->drained = !d->draining;
+	if (d->draining)
+		f->draining = track;
+	return d->draining;
+}
+
+/* All packets of the stream before have been sent: its last frames, then the decoder of the new one. */
+static bool
+change_step(struct ing_flow *f)
+{
+	for (int i = 0; i < ING_TRACK_COUNT; i++) {
+		const struct ing_stream *next = &f->next[i];
+		struct ing_decoder *d = &f->decoder[i];
+		int r;
+
+		if (!f->change[i])
+			continue;
+		if (d->ctx == NULL || d->stream.codec != next->codec || d->stream.opus_channels != next->opus_channels) {
+			if (drain(f, i))
+				return true;
+			r = ing_decoder_open(d, next);
+			if (r != 0)
+				log_warn("decode", "open_failed", "codec=%s errno=%d", avcodec_get_name(next->codec), -r);
+		}
+		f->change[i] = false;
+		return true;
+	}
+	return false;
 }
 
 /* The channel is over: one decoder after the other, then tell. */
@@ -163,16 +206,9 @@ drain_step(struct ing_flow *f)
 {
 	if (!f->drain_all)
 		return false;
-	for (int i = 0; i < ING_TRACK_COUNT; i++) {
-		if (f->decoder[i].ctx == NULL || f->decoder[i].drained)
-			continue;
-		ing_decoder_drain(&f->decoder[i]);
-		if (f->decoder[i].draining) {
-			f->draining = i;
+	for (int i = 0; i < ING_TRACK_COUNT; i++)
+		if (drain(f, i))
 			return true;
-		}
-		f->decoder[i].drained = true; /* it has nothing to give */
-	}
 	f->drain_all = false;
 	f->callbacks->drained(f->arg);
 	return true;
@@ -198,7 +234,7 @@ step(struct ing_flow *f, int64_t *until_ns)
 		send_packet(f, pkt);
 		return STEP_DONE;
 	}
-	return demux(f) || drain_step(f) ? STEP_DONE : STEP_NOTHING;
+	return change_step(f) || demux(f) || drain_step(f) ? STEP_DONE : STEP_NOTHING;
 }
 
 int64_t
@@ -239,9 +275,7 @@ void
 ing_flow_bytes(struct ing_flow *f, const uint8_t *bytes, size_t count)
 {
 	stats_add(f->stats, INGEST_bytes_in, count);
-	f->bytes_since += count;
-	if (f->bytes_since_ns == 0)
-		f->bytes_since_ns = clock_now_ns();
+	ing_flow_came(f, count);
 	MR_ASSERT(f->direct_bytes == 0);
 	f->direct = bytes;
 	f->direct_bytes = count;

@@ -53,6 +53,8 @@ struct ing_flow {
 	struct ing_es es[ING_TRACK_COUNT];
 	struct ing_packets packets;
 	struct ing_decoder decoder[ING_TRACK_COUNT];
+	struct ing_stream next[ING_TRACK_COUNT]; /* what the decoder is to be exchanged for */
+	bool change[ING_TRACK_COUNT];		 /* `next` says so */
 	int draining; /* track whose decoder may have frames; -1: none */
 	bool drain_all; /* the channel is over: take what the decoders still hold */
 
@@ -69,9 +71,10 @@ struct ing_flow {
 
 	struct ing_rate video_rate, audio_rate;
 	int64_t rate_shown_ns;
-	/* since a frame came out */
-	uint64_t bytes_since, bad_since;
-	int64_t bytes_since_ns; /* when the first of these came; 0: none */
+	/* since a video frame came out */
+	uint64_t bytes_since, bad_since, video_since; /* bytes; video packets that were bad, and all of them */
+	int64_t bytes_since_ns, bytes_newest_ns;      /* when the first and the newest byte came; 0: none */
+	int64_t flowed_ns; /* how long bytes have been coming; of a pause only some counts, so that none is enough alone */
 	const char *trouble;
 	char trouble_text[256];
 };

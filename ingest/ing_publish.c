@@ -5,6 +5,8 @@
  * Invariants: published video timestamps are strictly increasing over the life of the session; every decoded frame is
  * counted once more: as published, limited, stale, contended or without a ring. Audio never waits for its ring to be
  * made: blocks are kept meanwhile, two seconds at most. It waits only while the ring is full (ing_rings.h).
+ *
+ * Only a video frame says that the input is well: sound is handed on without one, but a session shows pictures.
  */
 #include "ingest/ing_publish.h"
 
@@ -21,6 +23,7 @@ enum { AUDIO_KEPT_MAX = 2 * ING_AUDIO_RATE }; /* samples that wait for a ring */
 #define SILENT_BYTES_MAX (256 * 1024)
 #define SILENT_SHORT_NS	(2 * CLOCK_SEC_NS)
 #define SILENT_LONG_NS	(10 * CLOCK_SEC_NS)
+#define PAUSE_MAX_NS	(SILENT_LONG_NS / 2)
 
 /* ---- health ----------------------------------------------------------- */
 
@@ -40,10 +43,33 @@ set_trouble(struct ing_flow *f, const char *why)
 static void
 frame_came(struct ing_flow *f)
 {
-	f->bytes_since = f->bad_since = 0;
-	f->bytes_since_ns = 0;
+	f->bytes_since = f->bad_since = f->video_since = 0;
+	f->bytes_since_ns = f->bytes_newest_ns = f->flowed_ns = 0;
 	if (f->trouble != NULL)
 		set_trouble(f, NULL);
+}
+
+void
+ing_flow_came(struct ing_flow *f, size_t count)
+{
+	int64_t now = clock_now_ns();
+	int64_t pause = f->bytes_newest_ns != 0 ? now - f->bytes_newest_ns : 0;
+
+	f->bytes_since += count;
+	if (f->bytes_since_ns == 0)
+		f->bytes_since_ns = now;
+	f->bytes_newest_ns = now;
+	f->flowed_ns += pause < PAUSE_MAX_NS ? pause : PAUSE_MAX_NS;
+}
+
+/* Segments that end without a frame say early that video does not decode. That there is none takes longer to say: it may
+ * begin later than the sound, or pause. */
+static bool
+lacks_video(const struct ing_flow *f, bool segment_end)
+{
+	if (f->flowed_ns >= SILENT_LONG_NS)
+		return true;
+	return segment_end && f->video_since > 0 && (f->bad_since > 0 || f->flowed_ns > SILENT_SHORT_NS);
 }
 
 void
@@ -60,9 +86,9 @@ ing_flow_check(struct ing_flow *f, bool segment_end)
 			set_trouble(f, why);
 		return;
 	}
-	if (!(segment_end && (f->bad_since > 0 || age > SILENT_SHORT_NS)) && age < SILENT_LONG_NS)
+	if (!lacks_video(f, segment_end))
 		return;
-	if (f->es[ING_VIDEO].codec == AV_CODEC_ID_NONE)
+	if (f->es[ING_VIDEO].codec == AV_CODEC_ID_NONE || f->video_since == 0)
 		snprintf(text, sizeof(text), "it has no video that can be decoded");
 	else
 		snprintf(text, sizeof(text), "its %s video does not decode", avcodec_get_name(f->es[ING_VIDEO].codec));
@@ -190,8 +216,6 @@ ing_publish_audio(struct ing_flow *f, const AVFrame *decoded)
 {
 	int64_t pts_ns = decoded->pts != AV_NOPTS_VALUE ? ing_ticks_to_ns(decoded->pts) : INT64_MIN;
 
-	if (f->es[ING_VIDEO].codec == AV_CODEC_ID_NONE)
-		frame_came(f);
 	if (ing_audio_push(&f->audio, decoded, pts_ns) != 0) {
 		stats_add(f->stats, INGEST_packets_bad, 1);
 		return;

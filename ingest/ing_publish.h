@@ -10,7 +10,9 @@ void ing_publish_video(struct ing_flow *f, AVFrame *decoded);
 void ing_publish_audio(struct ing_flow *f, const AVFrame *decoded);
 /* Publishes what can be. false: something waits, until *until_ns at most. */
 bool ing_publish_pending(struct ing_flow *f, int64_t *until_ns);
-/* Tells when nothing comes out of what comes in. */
+/* So many bytes came in. */
+void ing_flow_came(struct ing_flow *f, size_t count);
+/* Tells when no pictures come out of what comes in. */
 void ing_flow_check(struct ing_flow *f, bool segment_end);
 
 #endif

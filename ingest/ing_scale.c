@@ -8,11 +8,13 @@
  * ms (bilinear) in one. The picture between the two stays in the cache.
  *
  * Colours: the source's matrix and range as it states them. If it does not, BT.709 from 720 lines on and BT.601 below, as
- * players do. A YUV ring keeps the source's matrix and has limited range.
+ * players do. A YUV ring has BT.709 and limited range (proto/format.h): libswscale converts on the way, and copies only what
+ * has both already.
  */
 #include "ingest/ing_scale.h"
 
 #include <libavutil/imgutils.h>
+#include <libavutil/opt.h>
 #include <libavutil/pixdesc.h>
 
 #include <errno.h>
@@ -138,16 +140,31 @@ to_rgb(enum format_id f)
 	return f != FORMAT_NV12 && f != FORMAT_I420;
 }
 
+/* `matrix` and `full`: of the source, of the target. */
 static struct SwsContext *
 context(const int from[2], enum AVPixelFormat from_format, const int to[2], enum AVPixelFormat to_format,
-    const int *matrix, const int full[2])
+    const int *const matrix[2], const int full[2])
 {
-	struct SwsContext *c = sws_getContext(from[0], from[1], from_format, to[0], to[1], to_format, SWS_BICUBIC, NULL, NULL,
-	    NULL);
+	struct SwsContext *c = sws_alloc_context();
 
+	if (c == NULL)
+		return NULL;
+	av_opt_set_int(c, "srcw", from[0], 0);
+	av_opt_set_int(c, "srch", from[1], 0);
+	av_opt_set_int(c, "src_format", from_format, 0);
+	av_opt_set_int(c, "dstw", to[0], 0);
+	av_opt_set_int(c, "dsth", to[1], 0);
+	av_opt_set_int(c, "dst_format", to_format, 0);
+	av_opt_set_int(c, "sws_flags", SWS_BICUBIC, 0);
+	/* Ranges belong here: whether a plain copy will do is decided now and not again. */
+	av_opt_set_int(c, "src_range", full[0], 0);
+	av_opt_set_int(c, "dst_range", full[1], 0);
+	if (sws_init_context(c, NULL, NULL) < 0) {
+		sws_freeContext(c);
+		return NULL;
+	}
 	/* A negative answer means that there is nothing to set for these formats. */
-	if (c != NULL)
-		sws_setColorspaceDetails(c, matrix, full[0], matrix, full[1], 0, 1 << 16, 1 << 16);
+	sws_setColorspaceDetails(c, matrix[0], full[0], matrix[1], full[1], 0, 1 << 16, 1 << 16);
 	return c;
 }
 
@@ -208,6 +225,8 @@ prepare(struct ing_scaler *s, const AVFrame *f, const struct ring_geom *g)
 	enum AVPixelFormat from = plain_format((enum AVPixelFormat)f->format, &full);
 	const int to[2] = { (int)g->width, (int)g->height };
 	bool rgb = to_rgb(g->format);
+	const int *matrix = matrix_of(f);
+	const int *ring_matrix = rgb ? matrix : sws_getCoefficients(SWS_CS_ITU709);
 
 	ing_scaler_fini(s);
 	if (desc == NULL || (desc->flags & (AV_PIX_FMT_FLAG_HWACCEL | AV_PIX_FMT_FLAG_BITSTREAM | AV_PIX_FMT_FLAG_PAL)) != 0 ||
@@ -216,10 +235,11 @@ prepare(struct ing_scaler *s, const AVFrame *f, const struct ring_geom *g)
 	s->crop = ing_crop_compute(&(struct ing_crop_args){ f->width, f->height, f->sample_aspect_ratio.num,
 	    f->sample_aspect_ratio.den, 1 << desc->log2_chroma_w, 1 << desc->log2_chroma_h, to[0], to[1] });
 	s->fit = context((const int[2]){ s->crop.width, s->crop.height }, from, to,
-	    rgb ? AV_PIX_FMT_YUV420P : target_format(g->format), matrix_of(f), (const int[2]){ full, rgb ? full : 0 });
+	    rgb ? AV_PIX_FMT_YUV420P : target_format(g->format), (const int *const[2]){ matrix, ring_matrix },
+	    (const int[2]){ full, rgb ? full : 0 });
 	if (rgb)
-		s->convert = context(to, AV_PIX_FMT_YUV420P, to, target_format(g->format), matrix_of(f),
-		    (const int[2]){ full, 1 });
+		s->convert = context(to, AV_PIX_FMT_YUV420P, to, target_format(g->format),
+		    (const int *const[2]){ matrix, matrix }, (const int[2]){ full, 1 });
 	if (s->fit == NULL || (rgb && s->convert == NULL) || (rgb && set_scratch(s, g) != 0)) {
 		ing_scaler_fini(s);
 		return -ENOMEM;

@@ -2,7 +2,8 @@
 /*
  * A decoded picture into a ring slot: scaled so that it covers the target, the centre cut out, converted
  *
- * The display aspect ratio counts (sample aspect ratio respected). Rows and planes go where the ring's geometry says.
+ * The display aspect ratio counts (sample aspect ratio respected). Rows and planes go where the ring's geometry says. YUV
+ * rings get BT.709 and limited range, whatever the source has.
  */
 #ifndef MR_ING_SCALE_H
 #define MR_ING_SCALE_H

@@ -10,6 +10,7 @@
 #include "ingest/ing_time.h"
 
 #include <criterion/criterion.h>
+#include <libavutil/crc.h>
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -377,4 +378,95 @@ Test(ingest_live, an_impossible_url_is_said)
 	stage_session(&st, "\"subscribe_url\":\"ftp://nowhere/in\",");
 	until_channel(CTL_CHANNEL_RETRYING, 2000);
 	cr_expect_not_null(strstr(st.channel[CTL_CHANNEL_SUBSCRIBE].text, "http"));
+}
+
+/* ---- streams that are not what the tables say, or change --------------- */
+
+enum { TYPE_MPEG2 = 0x02, TYPE_PRIVATE = 0x05, TYPE_H264 = 0x1b };
+
+/* The clip's tables with this stream type for the video. */
+static void
+send_tables(uint8_t type)
+{
+	uint8_t t[sizeof(clip.tables)], *s, *p;
+	uint32_t crc;
+	size_t n;
+
+	memcpy(t, clip.tables, sizeof(t));
+	cr_assert_eq(t[188 + 3] & 0x30, 0x10, "payload only");
+	s = t + 188 + 5 + t[188 + 4];
+	n = 3 + ((size_t)(s[1] & 15) << 8 | s[2]) - 4;
+	for (p = s + 12 + ((s[10] & 15) << 8 | s[11]); p < s + n; p += 5 + ((p[3] & 15) << 8 | p[4]))
+		if (((p[1] & 31) << 8 | p[2]) == CLIP_VIDEO_PID)
+			p[0] = type;
+	crc = av_crc(av_crc_get_table(AV_CRC_32_IEEE), UINT32_MAX, s, n);
+	for (int i = 0; i < 4; i++)
+		s[n + (size_t)i] = (uint8_t)(crc >> 8 * i);
+	send_bytes(t, sizeof(t));
+}
+
+/* The clip's sound without its pictures, spread over so long. */
+static void
+play_sound(int ms)
+{
+	int64_t start = clock_now_ns();
+
+	for (size_t at = 0; at + 188 <= clip.bytes; at += 188) {
+		const uint8_t *p = clip.data + at;
+
+		if (((p[1] & 31) << 8 | p[2]) != CLIP_AUDIO_PID)
+			continue;
+		send_bytes(p, 188);
+		while (clock_now_ns() < start + ms * CLOCK_MS_NS * (int64_t)at / (int64_t)clip.bytes)
+			stage_turn(&st, 1);
+	}
+}
+
+static void
+sound_alone(uint8_t video_type)
+{
+	const struct ctl_channel *ch = &st.channel[CTL_CHANNEL_SUBSCRIBE];
+
+	open_session("\"max_framerate\":1000,");
+	trk_pub_segment_begin(st.pub);
+	send_tables(video_type);
+	play_sound(12000);
+	trk_pub_segment_end(st.pub);
+	cr_expect_eq(ch->state, CTL_CHANNEL_BAD_MEDIA, "%u: %s", ch->state, ch->text);
+	cr_expect_not_null(strstr(ch->text, "it has no video that can be decoded"), "%s", ch->text);
+	cr_expect_eq(st.bad_media_told, 1);
+	cr_expect_geq(st.audio_count, 9 * 50, "%u", st.audio_count);
+	until_frames(send_gop(0) - 3, 5000);
+	cr_expect_eq(ch->state, CTL_CHANNEL_FLOWING, "%u: %s", ch->state, ch->text);
+	cr_expect_eq(st.bad_media_told, 1);
+}
+
+Test(ingest_live, sound_alone_is_heard_and_reported)
+{
+	sound_alone(TYPE_PRIVATE);
+}
+
+Test(ingest_live, announced_video_that_never_comes_is_reported)
+{
+	sound_alone(TYPE_H264);
+}
+
+/* What the decoder still keeps comes out before another one takes its place. */
+Test(ingest_live, another_codec_loses_no_frame_of_the_one_before)
+{
+	unsigned sent;
+
+	open_session("\"max_framerate\":1000,");
+	sent = send_gop(0);
+	stage_until(&st, sent_everything, NULL, 5000, "sent");
+	stage_for(&st, 300);
+	cr_assert_lt(st.video_count[STAGE_EGRESS], sent, "a clip that reorders");
+	trk_pub_segment_begin(st.pub);
+	send_tables(TYPE_MPEG2);
+	trk_pub_segment_end(st.pub);
+	until_frames(sent, 2000);
+	sent += send_gop(1);
+	until_frames(sent - 3, 5000);
+	stage_for(&st, 100);
+	cr_expect_leq(st.video_count[STAGE_EGRESS], sent);
 }

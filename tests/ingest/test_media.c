@@ -197,6 +197,7 @@ Test(ing_scale, the_same_format_and_size_is_a_copy)
 	AVFrame *f = picture(AV_PIX_FMT_YUV420P, 640, 360, 0, 0, 0);
 	uint8_t *slot;
 
+	f->colorspace = AVCOL_SPC_BT709;
 	srand(6);
 	for (int p = 0; p < 3; p++)
 		for (int i = 0; i < f->linesize[p] * (p > 0 ? 180 : 360); i++)
@@ -206,6 +207,101 @@ Test(ing_scale, the_same_format_and_size_is_a_copy)
 		for (int y = 0; y < (p > 0 ? 180 : 360); y++)
 			cr_assert_eq(memcmp(slot + g.layout.offset[p] + (size_t)y * g.layout.stride[p],
 			    f->data[p] + y * f->linesize[p], p > 0 ? 320 : 640), 0);
+	free(slot);
+	av_frame_free(&f);
+}
+
+/* R, G, B from 0 to 1 to bytes, by the definition. */
+static void
+define_yuv(const double rgb[3], double red, double blue, bool full, int yuv[3])
+{
+	double y = red * rgb[0] + (1 - red - blue) * rgb[1] + blue * rgb[2];
+	double u = (rgb[2] - y) / (2 * (1 - blue)), v = (rgb[0] - y) / (2 * (1 - red));
+
+	yuv[0] = (int)lrint(full ? 255 * y : 16 + 219 * y);
+	yuv[1] = (int)lrint(128 + (full ? 255 : 224) * u);
+	yuv[2] = (int)lrint(128 + (full ? 255 : 224) * v);
+}
+
+static void
+expect_yuv(const uint8_t *slot, const struct ring_geom *g, const int want[3], int tolerance, const char *what)
+{
+	for (uint32_t y = 0; y < g->height; y++)
+		for (uint32_t x = 0; x < g->width; x++) {
+			size_t at = (size_t)(y / 2) * g->layout.stride[1];
+			const uint8_t *u = slot + g->layout.offset[1] + at + (g->format == FORMAT_NV12 ? x / 2 * 2 : x / 2);
+			const uint8_t *v = g->format == FORMAT_NV12 ? u + 1 : slot + g->layout.offset[2] + at + x / 2;
+			int got[3] = { slot[(size_t)y * g->layout.stride[0] + x], *u, *v };
+
+			for (int c = 0; c < 3; c++)
+				cr_assert_leq(abs(got[c] - want[c]), tolerance, "%s, %s at %u,%u: %d %d %d instead of %d %d %d",
+				    what, format_name(g->format), x, y, got[0], got[1], got[2], want[0], want[1], want[2]);
+		}
+}
+
+/* Colour bars, each for itself, from sources of every kind: a YUV ring has BT.709 and limited range. */
+Test(ing_scale, yuv_rings_are_bt709)
+{
+	static const struct {
+		const char *name;
+		enum AVPixelFormat format;
+		enum AVColorSpace space;
+		enum AVColorRange range;
+		double red, blue;
+		int height;
+	} sources[] = {
+		{ "BT.601", AV_PIX_FMT_YUV420P, AVCOL_SPC_SMPTE170M, AVCOL_RANGE_MPEG, 0.299, 0.114, 360 },
+		{ "PAL", AV_PIX_FMT_YUV422P, AVCOL_SPC_BT470BG, AVCOL_RANGE_MPEG, 0.299, 0.114, 576 },
+		{ "unnamed, low", AV_PIX_FMT_YUV420P, AVCOL_SPC_UNSPECIFIED, AVCOL_RANGE_UNSPECIFIED, 0.299, 0.114, 360 },
+		{ "unnamed, high", AV_PIX_FMT_YUV420P, AVCOL_SPC_UNSPECIFIED, AVCOL_RANGE_UNSPECIFIED, 0.2126, 0.0722, 720 },
+		{ "full range", AV_PIX_FMT_YUVJ420P, AVCOL_SPC_SMPTE170M, AVCOL_RANGE_JPEG, 0.299, 0.114, 360 },
+		{ "BT.709", AV_PIX_FMT_YUV420P, AVCOL_SPC_BT709, AVCOL_RANGE_MPEG, 0.2126, 0.0722, 360 },
+		{ "BT.709, full", AV_PIX_FMT_YUV444P, AVCOL_SPC_BT709, AVCOL_RANGE_JPEG, 0.2126, 0.0722, 360 },
+		{ "BT.2020", AV_PIX_FMT_YUV420P10, AVCOL_SPC_BT2020_NCL, AVCOL_RANGE_MPEG, 0.2627, 0.0593, 360 },
+		{ "240M", AV_PIX_FMT_YUV420P, AVCOL_SPC_SMPTE240M, AVCOL_RANGE_MPEG, 0.212, 0.087, 360 },
+		{ "BT.601 scaled", AV_PIX_FMT_YUV420P, AVCOL_SPC_SMPTE170M, AVCOL_RANGE_MPEG, 0.299, 0.114, 358 },
+	};
+	static const uint32_t targets[4][2] = { { 322, 182 }, { 512, 512 }, { 1282, 722 }, { 500, 300 } };
+
+	for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++)
+		for (unsigned bar = 0; bar < 16; bar++) {
+			const double level = bar < 8 ? 0.75 : 1.0;
+			const double rgb[3] = { bar & 1 ? level : 0, bar & 2 ? level : 0, bar & 4 ? level : 0 };
+			const uint32_t *size = targets[bar % 4];
+			struct ring_geom g = geometry(bar & 1 ? FORMAT_NV12 : FORMAT_I420, size[0], size[1]);
+			int yuv[3], want[3];
+			AVFrame *f;
+			uint8_t *slot;
+
+			if (i % 2 == 0) /* nothing to scale */
+				g = geometry(bar & 2 ? FORMAT_I420 : FORMAT_NV12, 642, (uint32_t)sources[i].height);
+			define_yuv(rgb, sources[i].red, sources[i].blue, sources[i].range == AVCOL_RANGE_JPEG, yuv);
+			define_yuv(rgb, 0.2126, 0.0722, false, want);
+			f = picture(sources[i].format, 642, sources[i].height, yuv[0], yuv[1] > 255 ? 255 : yuv[1],
+			    yuv[2] > 255 ? 255 : yuv[2]);
+			f->colorspace = sources[i].space;
+			f->color_range = sources[i].range;
+			slot = scaled(f, &g);
+			expect_yuv(slot, &g, want, 2, sources[i].name);
+			free(slot);
+			av_frame_free(&f);
+		}
+}
+
+/* RGB has no matrix: it gets the ring's. */
+Test(ing_scale, rgb_sources_into_a_yuv_ring)
+{
+	const double red[3] = { 1, 0, 0 };
+	struct ring_geom g = geometry(FORMAT_I420, 320, 180);
+	AVFrame *f = picture(AV_PIX_FMT_GBRP, 640, 360, 0, 0, 255);
+	uint8_t *slot;
+	int want[3];
+
+	f->colorspace = AVCOL_SPC_RGB;
+	f->color_range = AVCOL_RANGE_JPEG;
+	slot = scaled(f, &g);
+	define_yuv(red, 0.2126, 0.0722, false, want);
+	expect_yuv(slot, &g, want, 2, "GBRP");
 	free(slot);
 	av_frame_free(&f);
 }
