@@ -324,7 +324,8 @@ ing_flow_init(struct ing_flow *f, const struct ing_flow_config *config, const st
 	f->last_pts_ns = INT64_MIN;
 	ing_time_init(&f->time);
 	if (config->resume) {
-		ing_time_resume(&f->time, ing_ns_to_ticks(config->ts_offset_ns), ing_ns_to_ticks(config->last_pts_ns));
+		ing_time_resume(&f->time, ing_ns_to_ticks(config->ts_offset_ns), ing_ns_to_ticks(config->last_pts_ns),
+		    config->elapsed_ns != 0 ? clock_now_ns() - config->elapsed_ns : 0);
 		f->last_pts_ns = config->last_pts_ns;
 		f->audio.next_ns = config->last_pts_ns;
 	}

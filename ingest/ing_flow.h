@@ -29,7 +29,7 @@ struct ing_flow_config {
 	uint32_t width, height;
 	unsigned max_framerate;
 	bool resume;
-	int64_t ts_offset_ns, last_pts_ns;
+	int64_t ts_offset_ns, last_pts_ns, elapsed_ns;
 };
 
 struct ing_flow_callbacks {

@@ -103,6 +103,7 @@ get_resume(struct reader *r, struct ing_flow_config *flow)
 	}
 	flow->ts_offset_ns = get_int(&sub, "ts_offset_ns", 0, -max, max);
 	flow->last_pts_ns = get_int(&sub, "last_pts_ns", 0, -max, max);
+	flow->elapsed_ns = get_int(&sub, "elapsed_ms", 0, 0, max / CLOCK_MS_NS) * CLOCK_MS_NS;
 	/* Nothing had been published: a fresh start. */
 	flow->resume = flow->last_pts_ns != 0;
 	r->bad = r->bad || sub.bad;

@@ -41,9 +41,10 @@ ing_time_init(struct ing_time *t)
 }
 
 void
-ing_time_resume(struct ing_time *t, int64_t offset, int64_t last_pts)
+ing_time_resume(struct ing_time *t, int64_t offset, int64_t last_pts, int64_t at_ns)
 {
 	t->resuming = true;
+	t->newest_now_ns = at_ns;
 	t->offset = offset;
 	t->newest = last_pts;
 	t->unwrapped = last_pts - offset;

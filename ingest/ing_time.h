@@ -49,8 +49,9 @@ struct ing_time {
 };
 
 void ing_time_init(struct ing_time *t);
-/* Continues what a predecessor has published up to `last_pts` with that `offset` (ticks). */
-void ing_time_resume(struct ing_time *t, int64_t offset, int64_t last_pts);
+/* Continues what a predecessor has published up to `last_pts` with that `offset` (ticks). `at_ns`: when that was;
+ * 0: a moment ago. */
+void ing_time_resume(struct ing_time *t, int64_t offset, int64_t last_pts, int64_t at_ns);
 /*
  * Session timestamp of a packet whose DTS (PTS where there is none) is `raw`. A step back of more than a second, or ahead
  * of what the wall clock explains by more than ten, is a jump: from then on another offset is used for all tracks.

@@ -23,6 +23,7 @@ struct event_base;
 struct json_t;
 struct sup_crashes;
 struct sup_http;
+struct sup_journal;
 struct sup_pool;
 struct sup_session;
 
@@ -41,6 +42,7 @@ struct sup {
 	struct sup_pool *pool;
 	struct sup_http *http;
 	struct sup_crashes *crashes;
+	struct sup_journal *journal; /* NULL: there is none */
 	uint32_t next_session, next_child;
 	uint64_t sessions_started;
 	/* counters of sessions that were forgotten */

@@ -13,6 +13,7 @@
 #include "supervisor/sup_clean.h"
 #include "supervisor/sup_coerce.h"
 #include "supervisor/sup_http.h"
+#include "supervisor/sup_journal.h"
 #include "supervisor/sup_session.h"
 #include "supervisor/sup_status.h"
 #include "supervisor/sup_worker.h"
@@ -192,6 +193,13 @@ pool_is_ready(struct sup_reply **r)
 	return false;
 }
 
+bool
+sup_stream_read(const json_t *request, enum format_id format, struct sup_stream *st, char *why, size_t why_bytes)
+{
+	return read_id(request, st, why, why_bytes) && read_urls(request, st, why, why_bytes) &&
+	    read_params(request, st, format, why, why_bytes);
+}
+
 static bool
 read_start(struct sup_reply *r, struct sup_stream *st, char *why, size_t why_bytes)
 {
@@ -200,8 +208,7 @@ read_start(struct sup_reply *r, struct sup_stream *st, char *why, size_t why_byt
 
 	if (root == NULL)
 		return false;
-	ok = read_id(root, st, why, why_bytes) && read_urls(root, st, why, why_bytes) &&
-	    read_params(root, st, (enum format_id)sup_reply_sup(r)->pool->hello.format, why, why_bytes);
+	ok = sup_stream_read(root, (enum format_id)sup_reply_sup(r)->pool->hello.format, st, why, why_bytes);
 	json_decref(root);
 	return ok;
 }
@@ -238,6 +245,7 @@ sup_api_start(struct sup_reply *r)
 		goto fini_stream;
 	}
 	snprintf(id, sizeof(id), "%s", st.id);
+	sup_journal_forget(sup, id);
 	if (sup_session_start(sup, &st, &s) < 0) {
 		refuse_start(&r, 503, "Error starting stream: out of memory");
 		goto fini_stream;
@@ -367,6 +375,10 @@ sup_api_stop(struct sup_reply *r)
 	if (id == NULL || id[0] == '\0')
 		id = id_in_body(r, buf, sizeof(buf));
 	which = which_session(sup_reply_sup(r), id, &s);
+	if (which != WHICH_FOUND && sup_journal_forget(sup_reply_sup(r), id)) {
+		sup_reply_message(&r, 200, "Stream stopped successfully");
+		return;
+	}
 	if (which != WHICH_FOUND) {
 		refuse_which(&r, which, "No active stream to stop");
 		return;
@@ -426,7 +438,7 @@ sup_api_stream_status(struct sup_reply *r)
 		TAILQ_FOREACH(s, &sup->sessions, link)
 			if (!sup_session_over(s))
 				json_array_append_new(list, sup_status_session_brief(s));
-		json_object_set_new(o, "millrace", json_pack("{s:o}", "sessions", list));
+		json_object_set_new(o, "millrace", json_pack("{s:o, s:o}", "sessions", list, "journal", sup_journal_json(sup)));
 	}
 	sup_reply_json(&r, 200, o);
 }

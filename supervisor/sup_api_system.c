@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "supervisor/sup_crash.h"
 #include "supervisor/sup_http.h"
+#include "supervisor/sup_journal.h"
 #include "supervisor/sup_status.h"
 #include "supervisor/sup_worker.h"
 
@@ -110,8 +111,8 @@ sup_api_sessions(struct sup_reply *r)
 
 	TAILQ_FOREACH(s, &sup->sessions, link)
 		json_array_append_new(list, sup_status_session_brief(s));
-	sup_reply_json(&r, 200, json_pack("{s:i, s:i, s:o}", "capacity", (int)sup_pool_capacity(sup->pool), "running",
-	    (int)sup_session_count_running(sup), "sessions", list));
+	sup_reply_json(&r, 200, json_pack("{s:i, s:i, s:o, s:o}", "capacity", (int)sup_pool_capacity(sup->pool),
+	    "running", (int)sup_session_count_running(sup), "sessions", list, "journal", sup_journal_json(sup)));
 }
 
 /* Those that are over are found here too, for as long as they are kept. */

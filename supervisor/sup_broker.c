@@ -15,6 +15,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "supervisor/sup_journal.h"
 #include "supervisor/sup_worker.h"
 
 #include <errno.h>
@@ -565,6 +566,7 @@ book_suspect(struct sup_session *s, uint64_t seq)
 	if (++least->deaths != 2)
 		return;
 	s->skip_seq[s->quarantined++ % SUP_SKIP_MAX] = seq;
+	sup_journal_quarantined(s);
 	log_warn("session", "quarantine", "session=%s frame=%llu:%llu: two workers died while they held it; it is passed "
 	    "through", s->stream.log_id, (unsigned long long)(seq >> 32), (unsigned long long)(seq & 0xffffffff));
 }

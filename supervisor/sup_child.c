@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "supervisor/sup.h"
 #include "supervisor/sup_clean.h"
+#include "supervisor/sup_journal.h"
 #include "supervisor/sup_memfd.h"
 
 #include <errno.h>
@@ -399,6 +400,7 @@ sup_child_start(struct sup_child *c, const struct sup_program *program, int64_t 
 		sup_child_kill(c, SUP_EXIT_START_FAILED, "out of memory");
 	r = 0;
 	log_info("child", "started", "child=%s incarnation=%u pid=%d", c->name, c->incarnation, (int)c->pid);
+	sup_journal_child(c->sup, c->pid);
 close_fds:
 	fd_close(&pair[0]);
 	fd_close(&pair[1]);

@@ -13,6 +13,7 @@
 #include "base/testpoint.h"
 #include "supervisor/sup_crash.h"
 #include "supervisor/sup_http.h"
+#include "supervisor/sup_journal.h"
 #include "supervisor/sup_session.h"
 #include "supervisor/sup_worker.h"
 
@@ -114,6 +115,7 @@ on_tick(evutil_socket_t fd, short what, void *arg)
 		sup_session_tick(s, now);
 	}
 	sup_pool_tick(sup->pool, now);
+	sup_journal_tick(sup, now);
 	sup->last_tick_ns = now;
 	if (sup->service.value == SUP_SERVICE_STOPPING)
 		stop_step(sup, now);
@@ -224,12 +226,14 @@ raise_open_files(void)
 		log_warn("service", "rlimit", "unable to raise the number of open files: %s", strerror(errno));
 }
 
+/* Both are errors of the call that meets them: a client that is gone, a file that may not grow. */
 static void
-ignore_sigpipe(void)
+ignore_signals(void)
 {
 	struct sigaction action = { .sa_handler = SIG_IGN };
 
 	sigaction(SIGPIPE, &action, NULL);
+	sigaction(SIGXFSZ, &action, NULL);
 }
 
 static int
@@ -268,6 +272,7 @@ close_service(struct sup *sup)
 	sup_pool_free(&sup->pool);
 	if (sup->http == NULL || sup_http_owed(sup->http) == 0)
 		sup_http_free(&sup->http);
+	sup_journal_free(&sup->journal);
 	sup_crashes_free(&sup->crashes);
 	if (sup->ev_tick != NULL)
 		event_free(sup->ev_tick);
@@ -293,6 +298,7 @@ serve(struct sup *sup)
 	printf("%s\n", sup_http_url(sup->http));
 	fflush(stdout);
 	sup_pool_start(sup->pool);
+	sup_journal_resume(sup);
 	event_base_dispatch(sup->base);
 	return 0;
 }
@@ -324,9 +330,15 @@ main(int argc, char **argv)
 		return EXIT_TEMPORARY;
 	}
 	raise_open_files();
-	ignore_sigpipe();
+	ignore_signals();
 	if (prctl(PR_SET_CHILD_SUBREAPER, 1) == -1)
 		log_warn("service", "subreaper", "orphans of workers will not be seen: %s", strerror(errno));
+	if (sup_journal_new(&sup, &sup.journal) == SUP_JRN_BUSY) {
+		fprintf(stderr, "millrace serve: fatal: --state-dir %s: another millrace uses it; give each a folder of its own\n",
+		    sup.config.state_dir);
+		sup_config_fini(&sup.config);
+		return EXIT_CONFIG;
+	}
 	code = serve(&sup);
 	close_service(&sup);
 	log_info("service", "exit", "code=%d", code);

@@ -113,7 +113,7 @@ open_session(struct sup_session *s, struct sup_media *m, const char *text)
 	ctl_init(&msg, CTL_SESSION_OPEN, s->num);
 	msg.session_open.text_bytes = strlen(text);
 	msg.session_open.upload_bytes = ingest ? CTL_PARAMS_BYTES_MAX : 0;
-	msg.session_open.recovering = m->deaths > 0;
+	msg.session_open.recovering = m->deaths > 0 || m->resume != NULL;
 	ok = sup_child_send(&m->child, &msg, fds, ingest ? 2 : 1);
 close_text:
 	fd_close(&fds[0]);
@@ -280,8 +280,10 @@ on_message(struct sup_child *c, const union ctl_msg *msg)
 static void
 keep_page(struct sup_media *m)
 {
+	json_t *resume = sup_text_resume(m);
+
 	json_decref(m->resume);
-	m->resume = sup_text_resume(m);
+	m->resume = resume;
 	for (unsigned i = 0; i < counter_count(m); i++)
 		m->base[i] = sup_media_total(m, i);
 	stats_unmap(&m->child.stats);

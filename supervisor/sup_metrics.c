@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "supervisor/sup_crash.h"
 #include "supervisor/sup_http.h"
+#include "supervisor/sup_journal.h"
 #include "supervisor/sup_session.h"
 #include "supervisor/sup_worker.h"
 
@@ -96,6 +97,12 @@ service_metrics(FILE *out, const struct sup *sup)
 		    sup_crashes_total(sup->crashes, i));
 	head(out, "supervisor_turn_ns_max", GAUGE, "ns", "longest delay of the supervisor's own clock tick");
 	fprintf(out, "millrace_supervisor_turn_ns_max %" PRId64 "\n", sup->turn_ns_max);
+	if (sup->journal != NULL) {
+		head(out, "journal_ok", GAUGE, "0/1", "the state folder says what is open");
+		fprintf(out, "millrace_journal_ok %d\n", !sup->journal->degraded);
+		head(out, "sessions_resumed_total", COUNTER, "", "sessions that a predecessor had started");
+		fprintf(out, "millrace_sessions_resumed_total %" PRIu64 "\n", sup->journal->resumed);
+	}
 	head(out, "uptime_seconds", GAUGE, "s", "since the service started");
 	fprintf(out, "millrace_uptime_seconds %" PRId64 "\n", (clock_now_ns() - sup->started_ns) / CLOCK_SEC_NS);
 }

@@ -13,7 +13,9 @@
 #include "base/err.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "supervisor/sup_coerce.h"
 #include "supervisor/sup_http.h"
+#include "supervisor/sup_journal.h"
 #include "supervisor/sup_memfd.h"
 #include "supervisor/sup_worker.h"
 
@@ -64,26 +66,30 @@ trim(struct sup *sup)
 	}
 }
 
-int
-sup_session_start(struct sup *sup, struct sup_stream *stream, struct sup_session **out)
+static void
+take_hello(struct sup_session *s, const struct ctl_hello *hello)
 {
-	const struct ctl_hello *hello = &sup->pool->hello;
+	s->format = (enum format_id)hello->format;
+	s->hold_count = hello->hold_count;
+	s->worker_audio = (hello->flags & CTL_HELLO_AUDIO) != 0;
+	s->worker_doorbell = (hello->flags & CTL_HELLO_DOORBELL) != 0;
+}
+
+/* Everything but what depends on the worker; `stream` is consumed. */
+static struct sup_session *
+session_new(struct sup *sup, struct sup_stream *stream)
+{
 	struct sup_session *s = calloc(1, sizeof(*s));
 	int64_t now = clock_now_ns();
 
-	MR_ASSERT(sup->pool->has_hello);
 	if (s == NULL)
-		return err_origin(-ENOMEM);
+		return NULL;
 	s->magic = SUP_SESSION_MAGIC;
 	s->sup = sup;
 	s->num = ++sup->next_session;
 	s->stream = *stream;
 	memset(stream, 0, sizeof(*stream));
 	s->upload_fd = -1;
-	s->format = (enum format_id)hello->format;
-	s->hold_count = hello->hold_count;
-	s->worker_audio = (hello->flags & CTL_HELLO_AUDIO) != 0;
-	s->worker_doorbell = (hello->flags & CTL_HELLO_DOORBELL) != 0;
 	s->params_now = json_incref(s->stream.params);
 	s->params_good = json_incref(s->stream.params);
 	s->params_version = 1;
@@ -96,16 +102,106 @@ sup_session_start(struct sup *sup, struct sup_stream *stream, struct sup_session
 	sup_state_init(&s->state, SUP_MACHINE_SESSION, now);
 	TAILQ_INSERT_HEAD(&sup->sessions, s, link);
 	sup->sessions_started++;
-	log_info("session", "start", "session=%s width=%u height=%u max_framerate=%u format=%s", s->stream.log_id,
-	    s->stream.width, s->stream.height, s->stream.max_framerate, format_name(s->format));
 	sup_media_init(s, CTL_ROLE_INGEST);
 	sup_media_init(s, CTL_ROLE_EGRESS);
+	return s;
+}
+
+static void
+start_processes(struct sup_session *s)
+{
+	log_info("session", s->resumed ? "resume" : "start", "session=%s width=%u height=%u max_framerate=%u format=%s",
+	    s->stream.log_id, s->stream.width, s->stream.height, s->stream.max_framerate, format_name(s->format));
 	sup_media_start(s, &s->egress);
 	sup_media_start(s, &s->ingest);
-	sup_pool_assign(sup->pool);
-	trim(sup);
+	sup_pool_assign(s->sup->pool);
+	trim(s->sup);
+}
+
+int
+sup_session_start(struct sup *sup, struct sup_stream *stream, struct sup_session **out)
+{
+	struct sup_session *s = session_new(sup, stream);
+
+	MR_ASSERT(sup->pool->has_hello);
+	if (s == NULL)
+		return err_origin(-ENOMEM);
+	take_hello(s, &sup->pool->hello);
+	start_processes(s);
+	sup_journal_opened(s);
 	*out = s;
 	return 0;
+}
+
+static void
+take_past(struct sup_session *s, const struct sup_past *past)
+{
+	int64_t age_ms = s->started_wall_ms - past->started_wall_ms;
+
+	s->resumed = s->format_from_past = s->had_worker = true;
+	s->journal_key = past->key;
+	s->journal_slot = past->slot;
+	s->journal_crashes = past->crashes;
+	s->journal_kills = past->kills;
+	s->point_count = past->point_count;
+	s->format = past->format;
+	s->hold_count = past->hold_count;
+	s->worker_audio = past->audio;
+	s->worker_doorbell = past->doorbell;
+	s->overlay_by_client = past->show_loading;
+	if (past->max_framerate >= 1 && past->max_framerate <= SUP_FRAMERATE_MAX)
+		s->stream.max_framerate = past->max_framerate;
+	if (age_ms > 0) {
+		s->started_wall_ms = past->started_wall_ms;
+		s->started_ns -= age_ms * CLOCK_MS_NS;
+	}
+	if (json_is_object(past->params_now)) {
+		json_decref(s->params_now);
+		s->params_now = json_incref(past->params_now);
+	}
+	json_decref(s->params_good);
+	s->params_good = json_incref(json_is_object(past->params_good) ? past->params_good : s->params_now);
+	s->ingest.resume = past->ingest_resume;
+	s->egress.resume = past->egress_resume;
+	memcpy(s->generation, past->generation, sizeof(s->generation));
+	memcpy(s->skip_seq, past->skip_seq, sizeof(s->skip_seq));
+	s->quarantined = past->quarantined;
+}
+
+int
+sup_session_resume(struct sup *sup, struct sup_stream *stream, struct sup_past *past, struct sup_session **out)
+{
+	struct sup_session *s = session_new(sup, stream);
+
+	if (s == NULL)
+		return err_origin(-ENOMEM);
+	take_past(s, past);
+	start_processes(s);
+	*out = s;
+	return 0;
+}
+
+void
+sup_session_adapt(struct sup_session *s, const struct ctl_hello *hello)
+{
+	bool audio = (hello->flags & CTL_HELLO_AUDIO) != 0, doorbell = (hello->flags & CTL_HELLO_DOORBELL) != 0;
+	struct format_layout layout;
+
+	if (!s->format_from_past || !sup_session_running(s) || s->worker != NULL)
+		return;
+	if (hello->format == (uint32_t)s->format && hello->hold_count <= s->hold_count && audio == s->worker_audio &&
+	    doorbell == s->worker_doorbell)
+		return;
+	if (!format_video_layout((enum format_id)hello->format, s->stream.width, s->stream.height, &layout)) {
+		log_warn("session", "format", "session=%s: the worker takes %s, which cannot have this session's size; the "
+		    "fallback is sent", s->stream.log_id, format_name((enum format_id)hello->format));
+		return;
+	}
+	log_info("session", "adapt", "session=%s was=%s is=%s", s->stream.log_id, format_name(s->format),
+	    format_name((enum format_id)hello->format));
+	take_hello(s, hello);
+	sup_child_kill(&s->ingest.child, SUP_EXIT_ASKED, "the worker takes other frames than the last one");
+	sup_child_kill(&s->egress.child, SUP_EXIT_ASKED, "the worker takes other frames than the last one");
 }
 
 void
@@ -234,6 +330,7 @@ sup_session_attach(struct sup_session *s, struct sup_worker *w)
 		return;
 	}
 	s->had_worker = true;
+	s->format_from_past = false;
 	s->worker_opened_ns = now;
 	s->first_result = false;
 	sup_watchdog_reset(s, now);
@@ -342,6 +439,7 @@ sup_session_close(struct sup_session *s, bool by_request, const char *why)
 	s->over_by_request = by_request;
 	s->close_deadline_ns = limit;
 	snprintf(s->over_why, sizeof(s->over_why), "%s", why);
+	sup_journal_closed(s, by_request);
 	sup_session_set(s, SUP_SESSION_CLOSING_INGEST, why);
 	sup_media_close(s, &s->ingest);
 	sup_session_step(s);

@@ -120,10 +120,40 @@ struct sup_session {
 	int64_t params_sent_ns;	  /* the oldest unanswered PARAMS; 0: none */
 	bool first_result;	  /* this incarnation has answered a frame */
 	int64_t worker_opened_ns; /* SESSION_OPEN was sent */
+
+	/* journal: sup_journal.c */
+	uint64_t journal_key;	/* 0: it is not in the journal (any more) */
+	unsigned journal_slot;	/* of its checkpoint */
+	uint64_t point_count;
+	bool resumed;		/* a predecessor of this process had started it */
+	bool format_from_past;	/* and no worker of this process has taken it yet */
+	unsigned journal_crashes, journal_kills; /* of predecessors, while they resumed it */
+	int64_t replay_until_ns; /* a suspect until then, should we die; 0: not */
+};
+
+/* What a predecessor knew about a session that is resumed. JSON is borrowed but for the two resumes. */
+struct sup_past {
+	uint64_t key, point_count;
+	unsigned slot, crashes, kills;
+	int64_t started_wall_ms;
+	enum format_id format;
+	uint32_t hold_count, max_framerate;
+	bool audio, doorbell, show_loading;
+	json_t *params_now, *params_good; /* no object: as in the start request, as the former */
+	json_t *ingest_resume, *egress_resume; /* NULL: nothing had been published, or sent */
+	uint32_t generation[CTL_RING_ID_MAX + 1];
+	uint64_t skip_seq[SUP_SKIP_MAX];
+	uint32_t quarantined;
 };
 
 /* `stream` is consumed. There must be room in the pool. 0: *out stays the supervisor's. -errno. */
 int sup_session_start(struct sup *sup, struct sup_stream *stream, struct sup_session **out);
+/* The same without a client: `stream` and the resumes of `past` are consumed on success. No worker need be there. */
+int sup_session_resume(struct sup *sup, struct sup_stream *stream, struct sup_past *past, struct sup_session **out);
+/* A worker that takes other frames than the last one: a resumed session that none has taken yet is made fit for it. */
+void sup_session_adapt(struct sup_session *s, const struct ctl_hello *hello);
+/* A start request, checked (sup_api_stream.c). false: `why` says why not. *st needs sup_stream_fini() in each case. */
+bool sup_stream_read(const json_t *request, enum format_id format, struct sup_stream *st, char *why, size_t why_bytes);
 /* Begins the end. `why` is for people; `by_request`: it is stopped, not ended. Idempotent. */
 void sup_session_close(struct sup_session *s, bool by_request, const char *why);
 void sup_session_tick(struct sup_session *s, int64_t now_ns);

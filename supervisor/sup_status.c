@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "proto/format.h"
+#include "supervisor/sup_journal.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -254,6 +255,8 @@ sup_status_session(const struct sup_session *s)
 	set(o, "egress", media_json(&s->egress));
 	set(o, "rings", rings_json(s));
 	set(o, "transitions", history_of(&s->state));
+	set(o, "resumed", json_boolean(s->resumed));
+	set(o, "journal", sup_journal_json(s->sup));
 	if (s->worker != NULL)
 		set(o, "worker_state", sup_status_worker(s->worker));
 	return o;

@@ -27,10 +27,15 @@ set_url(json_t *o, const char *key, const struct sup_session *s, enum ctl_channe
 }
 
 static json_t *
-resume_ingest(const struct stats_page *page)
+resume_ingest(const struct sup_media *m)
 {
-	json_t *o = json_object();
+	const struct stats_page *page = m->child.stats;
+	json_t *o;
 
+	/* It has published nothing: its successor starts where it did. */
+	if (stats_get(page, INGEST_last_pts_ns) == 0 && m->resume != NULL)
+		return json_incref(m->resume);
+	o = json_object();
 	set(o, "ts_offset_ns", json_integer((json_int_t)stats_get(page, INGEST_ts_offset_ns)));
 	set(o, "last_pts_ns", json_integer((json_int_t)stats_get(page, INGEST_last_pts_ns)));
 	return o;
@@ -40,21 +45,32 @@ static json_t *
 resume_egress(const struct sup_media *m)
 {
 	const struct stats_page *page = m->child.stats;
-	json_t *o = json_object();
+	const json_t *before = m->resume;
+	json_int_t audio = (json_int_t)stats_get(page, EGRESS_last_out_audio_pts_ns);
+	bool sent = sup_media_total(m, EGRESS_bytes_out) != 0, had_output = json_is_true(json_object_get(before, "had_output"));
+	bool has_audio = json_is_true(json_object_get(before, "has_audio"));
+	json_t *o;
 
+	if (stats_get(page, EGRESS_frames_out) == 0 && before != NULL)
+		return json_incref(m->resume);
+	o = json_object();
+	if (stats_get(page, EGRESS_bytes_out) != 0) /* it has declared its tracks */
+		has_audio = stats_get(page, EGRESS_has_audio) != 0;
+	if (audio == 0)
+		audio = json_integer_value(json_object_get(before, "last_out_audio_pts_ns"));
 	set(o, "last_out_pts_ns", json_integer((json_int_t)stats_get(page, EGRESS_last_out_pts_ns)));
-	set(o, "last_out_audio_pts_ns", json_integer((json_int_t)stats_get(page, EGRESS_last_out_audio_pts_ns)));
+	set(o, "last_out_audio_pts_ns", json_integer(audio));
 	set(o, "out_width", json_integer((json_int_t)stats_get(page, EGRESS_out_width)));
 	set(o, "out_height", json_integer((json_int_t)stats_get(page, EGRESS_out_height)));
-	set(o, "has_audio", json_boolean(stats_get(page, EGRESS_has_audio) != 0));
-	set(o, "had_output", json_boolean(sup_media_total(m, EGRESS_frames_out) != 0));
+	set(o, "has_audio", json_boolean(has_audio));
+	set(o, "had_output", json_boolean(sent || had_output));
 	return o;
 }
 
 json_t *
 sup_text_resume(const struct sup_media *m)
 {
-	return m->child.role == CTL_ROLE_INGEST ? resume_ingest(m->child.stats) : resume_egress(m);
+	return m->child.role == CTL_ROLE_INGEST ? resume_ingest(m) : resume_egress(m);
 }
 
 json_t *

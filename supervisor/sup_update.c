@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "supervisor/sup_coerce.h"
 #include "supervisor/sup_http.h"
+#include "supervisor/sup_journal.h"
 #include "supervisor/sup_memfd.h"
 #include "supervisor/sup_session.h"
 #include "supervisor/sup_worker.h"
@@ -66,6 +67,7 @@ merge(struct sup_session *s, json_t *update)
 	}
 	json_decref(s->params_now);
 	s->params_now = merged;
+	sup_journal_params(s);
 }
 
 static bool
@@ -241,6 +243,7 @@ sup_update_frame_accepted(struct sup_session *s)
 	json_decref(s->params_good);
 	s->params_good = json_incref(s->params_now);
 	s->params_deaths = 0;
+	sup_journal_params(s);
 }
 
 bool
@@ -253,6 +256,7 @@ sup_update_book_death(struct sup_session *s)
 	s->params_version++;
 	s->params_deaths = 0;
 	s->rollbacks++;
+	sup_journal_params(s);
 	snprintf(s->params_error, sizeof(s->params_error), "two workers died under new parameters; the last good ones are in "
 	    "force again");
 	log_warn("session", "params_rollback", "session=%s: two workers died before a frame was accepted under the new "

@@ -176,11 +176,14 @@ static void
 on_ready(struct sup_worker *w)
 {
 	struct sup_pool *pool = w->sup->pool;
+	struct sup_session *s;
 
 	if (w->state.value != SUP_WORKER_LOADING)
 		return;
 	pool->hello = w->child.hello;
 	pool->has_hello = true;
+	TAILQ_FOREACH(s, &w->sup->sessions, link)
+		sup_session_adapt(s, &pool->hello);
 	sup_worker_set(w, SUP_WORKER_IDLE, "");
 	sup_pool_assign(pool);
 }

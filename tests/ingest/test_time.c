@@ -121,7 +121,7 @@ Test(ing_time, stragglers_of_the_old_timeline)
 
 Test(ing_time, resume)
 {
-	ing_time_resume(&t, 5000, 3 * WRAP + 1000000);
+	ing_time_resume(&t, 5000, 3 * WRAP + 1000000, 0);
 	cr_expect_eq(map(ING_VIDEO, 1000000 - 5000 - 45000, 0), 3 * WRAP + 1000000 - 45000, "half a second back: seen before");
 	cr_expect_eq(map(ING_AUDIO, 1000000 - 5000 + 3000, 0), 3 * WRAP + 1000000 + 3000);
 	cr_expect_eq(t.jumps, 0);
@@ -129,10 +129,20 @@ Test(ing_time, resume)
 
 Test(ing_time, resume_with_another_clock)
 {
-	ing_time_resume(&t, 5000, 1000000);
+	ing_time_resume(&t, 5000, 1000000, 0);
 	cr_expect_gt(map(ING_VIDEO, 500000000, 0), 1000000);
 	cr_expect_lt(t.newest, 1000000 + 20000);
 	cr_expect_eq(t.jumps, 1);
+}
+
+/* The predecessor has been dead for minutes, and a live source has gone on. */
+Test(ing_time, resume_after_a_while)
+{
+	const int64_t minute = 60 * (int64_t)ING_TICKS_SEC;
+
+	ing_time_resume(&t, 5000, 1000000, 1);
+	cr_expect_eq(ing_time_map(&t, ING_VIDEO, (uint64_t)(995000 + 2 * minute), 120 * CLOCK_SEC_NS), 1000000 + 2 * minute);
+	cr_expect_eq(t.jumps, 0);
 }
 
 Test(ing_time, any_input_increases)
