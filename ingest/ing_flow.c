@@ -34,6 +34,8 @@ on_stream(void *arg, enum ing_track track, const struct ing_stream *stream)
 	int r;
 
 	stats_set(f->stats, track == ING_VIDEO ? INGEST_has_video : INGEST_has_audio, stream != NULL);
+	if (track == ING_AUDIO)
+		f->rings->has_sound = stream != NULL;
 	if (stream == NULL) {
 		ing_es_close(&f->es[track]);
 		return; /* the decoder stays: it may still hold frames, and the stream may come back */

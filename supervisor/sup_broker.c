@@ -27,8 +27,9 @@
 
 #define LIVE_WAIT_NS	(500 * CLOCK_MS_NS)
 #define LEFT_WAIT_NS	CLOCK_SEC_NS
+#define RING_EVERY_NS	CLOCK_SEC_NS
 enum {
-	WORKER_DEPTH = 2, OUT_VIDEO_HOLDS = 3, AUDIO_HOLDS = 4, GENERATIONS_MAX = 2,
+	WORKER_DEPTH = 2, OUT_VIDEO_HOLDS = 3, AUDIO_HOLDS = 4, GENERATIONS_MAX = 2, RINGS_AT_ONCE = 4,
 	SEAT_WORKER = 0, SEAT_EGRESS = 1, /* of in.video */
 };
 
@@ -139,6 +140,7 @@ static void
 limit_generations(struct sup_session *s, uint32_t id)
 {
 	struct sup_ring *ring, *oldest = NULL;
+	uint32_t generation;
 	unsigned count = 0;
 
 	TAILQ_FOREACH(ring, &s->rings, link)
@@ -148,9 +150,9 @@ limit_generations(struct sup_session *s, uint32_t id)
 		}
 	if (count <= GENERATIONS_MAX)
 		return;
-	if (!oldest->ended)
-		end_ring(s, oldest);
-	if (find(s, id, oldest->open.generation) == NULL)
+	generation = oldest->open.generation;
+	end_ring(s, oldest); /* may free it */
+	if (find(s, id, generation) == NULL)
 		return;
 	s->rings_replaced++;
 	log_ring(s, oldest, "replaced");
@@ -424,6 +426,19 @@ same_media(const struct sup_ring *ring, const struct ctl_ring_request *req)
 	    ring->open.block_samples == req->block_samples;
 }
 
+/* A ring costs time of ours (its memory is reserved): a worker may have a few at once and one a second in the long run. */
+static bool
+may_ask(struct sup_session *s, int64_t now_ns)
+{
+	int64_t earned = (now_ns - s->ring_asked_ns) / RING_EVERY_NS;
+
+	if (earned > 0) {
+		s->ring_tokens = s->ring_tokens + earned > RINGS_AT_ONCE ? RINGS_AT_ONCE : s->ring_tokens + (int)earned;
+		s->ring_asked_ns = now_ns;
+	}
+	return s->ring_tokens-- > 0;
+}
+
 void
 sup_broker_request(struct sup_session *s, struct sup_child *child, const struct ctl_ring_request *req)
 {
@@ -442,6 +457,10 @@ sup_broker_request(struct sup_session *s, struct sup_child *child, const struct 
 	/* A worker that asks while our own offer is on its way means that one. */
 	if (ring != NULL && child->role == CTL_ROLE_WORKER && is_producer(ring, child) && same_media(ring, req))
 		return;
+	if (child->role == CTL_ROLE_WORKER && !may_ask(s, clock_now_ns())) {
+		sup_child_kill(child, SUP_EXIT_VIOLATION, "asked for rings too often");
+		return;
+	}
 	make_ring(s, child, &spec);
 	if (req->ring_id == CTL_RING_IN_AUDIO_EGRESS && s->worker_audio) {
 		struct sup_ring_spec audio = spec;
@@ -462,6 +481,10 @@ producer_mapped(struct sup_session *s, struct sup_ring *ring, struct sup_child *
 		sup_child_kill(child, SUP_EXIT_VIOLATION, "mapped a ring twice");
 		return;
 	}
+	if (ring->replaced) { /* a newer one was asked for before this one was mapped */
+		end_ring(s, ring);
+		return;
+	}
 	r = sup_ring_seal(ring);
 	if (r < 0) {
 		sup_child_kill(child, SUP_EXIT_VIOLATION, "sealed memory that is not its own");
@@ -470,7 +493,8 @@ producer_mapped(struct sup_session *s, struct sup_ring *ring, struct sup_child *
 	/* An SDK worker leaves the old out ring when it maps the new one. */
 	for (old = TAILQ_FIRST(&s->rings); old != NULL; old = next) {
 		next = TAILQ_NEXT(old, link);
-		if (old->open.ring_id == ring->open.ring_id && old->replaced && child->role == CTL_ROLE_WORKER)
+		if (old->open.ring_id == ring->open.ring_id && old->open.generation < ring->open.generation &&
+		    old->replaced && child->role == CTL_ROLE_WORKER)
 			end_ring(s, old);
 	}
 	if (sup_ring_is_in(ring->open.ring_id))
@@ -507,6 +531,10 @@ sup_broker_closed(struct sup_session *s, struct sup_child *child, const struct c
 		end_ring(s, ring);
 		return;
 	}
+	if (!ring->ended && !ring->replaced && sup_session_running(s)) {
+		sup_child_kill(child, SUP_EXIT_VIOLATION, "closed a ring that has not ended");
+		return;
+	}
 	for (unsigned i = 0; i < ring->open.consumer_count; i++)
 		if (ring->seat[i].role == child->role && ring->seat[i].stage != SUP_SEAT_EMPTY)
 			ring->seat[i].stage = SUP_SEAT_CLOSED;
@@ -538,7 +566,7 @@ sup_broker_detach(struct sup_session *s, enum ctl_role role)
 	for (ring = TAILQ_FIRST(&s->rings); ring != NULL; ring = next) {
 		next = TAILQ_NEXT(ring, link);
 		for (unsigned i = 0; i < ring->open.consumer_count; i++)
-			if (ring->seat[i].role == role && ring->seat[i].stage != SUP_SEAT_CLOSED)
+			if (ring->seat[i].role == role && (ring->seat[i].stage != SUP_SEAT_CLOSED || !ring->ended))
 				ring->seat[i].stage = SUP_SEAT_EMPTY;
 		if (ring->producer_role == role)
 			end_ring(s, ring);

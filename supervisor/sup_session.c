@@ -59,7 +59,9 @@ trim(struct sup *sup)
 		over += sup_session_over(s);
 	for (s = TAILQ_LAST(&sup->sessions, sup_sessions); s != NULL && over > OVER_KEPT; s = prev) {
 		prev = TAILQ_PREV(s, sup_sessions, link);
-		if (sup_session_over(s) && s->worker == NULL) {
+		/* A child that was killed and is not reaped yet still belongs to it. */
+		if (sup_session_over(s) && s->worker == NULL && !sup_child_alive(&s->ingest.child) &&
+		    !sup_child_alive(&s->egress.child)) {
 			sup_session_free(&s);
 			over--;
 		}

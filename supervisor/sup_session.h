@@ -71,6 +71,8 @@ struct sup_session {
 	struct sup_state state;
 	int64_t started_ns, started_wall_ms, over_ns;
 	char over_why[SUP_REASON_BYTES];
+	int64_t ring_asked_ns; /* the worker's rings on its own request are limited */
+	int ring_tokens;
 	bool over_by_request; /* stopped, not ended by a channel */
 	bool delete_channels; /* a client asked for the end: readers of our channels are told at once */
 	bool acknowledged;    /* a stop request was answered: it is not "active" for anybody */
