@@ -19,7 +19,7 @@ CROP = "scale=512:512:force_original_aspect_ratio=increase,crop=512:512"
 
 
 def start(s, app):
-    s.serve = s.start(["/usr/bin/python3", os.path.join(APPS, app)], "app")
+    s.serve = s.start(["/usr/bin/python3", app], "app")
     s.url = s.serve.url()
     s.wait_ready(15)
     s.publish(args=("--loop",))
@@ -41,7 +41,7 @@ def update(s, **params):
 
 def test_decorated_handlers():
     with Stack(None, env=ENV) as s:
-        start(s, "passthrough.py")
+        start(s, os.path.join(APPS, "passthrough.py"))
         assert s.session("p")[0] == 200
         wait_for("processed frames", lambda: counters(s)["frames_processed"] > 12, 15)
         update(s, enabled=False)
@@ -61,7 +61,7 @@ def test_decorated_handlers():
 
 def test_functions_and_live_parameters():
     with Stack(None, env=ENV) as s:
-        start(s, "green_hue.py")
+        start(s, os.path.join(APPS, "green_hue.py"))
         readers = {name: Reader(f"{s.relay_url}/{name}") for name in ("in", "p-out")}
         for r in readers.values():
             r.start()
@@ -83,5 +83,23 @@ def test_functions_and_live_parameters():
                 raise Failure(f"frame {t} is {colour}, not {e}")
 
 
+def test_a_subclass_with_results_of_another_size():
+    with Stack(None, env=ENV) as s:
+        start(s, os.path.join(HERE, "pytrickle_subclass.py"))
+        assert s.session("p")[0] == 200
+        wait_for("processed frames", lambda: counters(s)["frames_processed"] > 12, 15)
+        c = counters(s)
+        assert (c["out_width"], c["out_height"]) == (256, 256), c
+        wait_for("sound through the worker", lambda: s.workers()[0]["says_audio_taken"] > 10)
+        update(s, mode="full")
+        wait_more(s, "frames_processed")
+        for mode in ("none", "raise"):
+            update(s, mode=mode)
+            wait_more(s, "fill_withheld")
+        log = s.serve.tail(20000)
+        assert "the stream begins" in log and log.count("as asked") < 5, log
+        assert s.get("/version")[1]["model_id"] == "halve"
+
+
 if __name__ == "__main__":
-    run([test_decorated_handlers, test_functions_and_live_parameters])
+    run([test_decorated_handlers, test_functions_and_live_parameters, test_a_subclass_with_results_of_another_size])

@@ -6,12 +6,15 @@ Started by a person, it becomes `millrace serve` with this very program as its w
 that worker: the handlers run in the event loop that run_forever() was called in.
 """
 import asyncio
+import inspect
 import logging
 import os
 import shlex
 import shutil
 import socket
 import sys
+
+import numpy
 
 import millrace
 
@@ -46,7 +49,7 @@ class StreamServer:
                  overlay_config=None, **other_options):
         self.frame_processor, self.port, self.capability_name, self.host = frame_processor, port, capability_name, host
         self.overlay_config = overlay_config or OverlayConfig()
-        self.session = self.overlay = None
+        self.session = self.overlay = self.worker = None
         self.counts = {"frames": 0, "withheld": 0, "errors": 0}
         frame_processor.host = self
         if other_options:
@@ -67,7 +70,8 @@ class StreamServer:
                                 hold_count=2, audio="audio" in handlers)
         except OSError as e:
             sys.exit(_core.exit_code(e.errno))
-        sys.exit(await _Worker(handlers, core).life())
+        self.worker = millrace._worker = _Worker(handlers, core)
+        sys.exit(await self.worker.life())
 
     def run(self):
         asyncio.run(self.run_forever())
@@ -92,7 +96,8 @@ class StreamServer:
     async def start(self, session):
         self.session, self.overlay = session, Overlay(self.overlay_config, session)
         try:
-            await self.frame_processor.on_stream_start(dict(session.params))
+            start = self.frame_processor.on_stream_start
+            await start(*([dict(session.params)] if inspect.signature(start).parameters else []))
         except Exception:
             log.exception("on_stream_start failed; the stream goes on")
 
@@ -107,12 +112,12 @@ class StreamServer:
         frame = VideoFrame.from_millrace(source)
         try:
             result = await self.frame_processor.process_video_async(frame)
-        except Exception:
+        except Exception as e:
             self.counts["errors"] += 1
             if self.frame_processor.passes_original:
                 raise  # millrace logs it, and the original passes
-            log.exception("process_video_async failed; the frame is dropped")
-            result = "dropped"
+            self.worker.log(session, "video", e)
+            result = None
         finally:
             frame.let_go()
         self.counts["frames"] += 1
@@ -140,7 +145,6 @@ class StreamServer:
             return millrace.PASS
         if len(result) == 1:
             return result[0].to_block()
-        import numpy
         return numpy.concatenate([f.to_block() for f in result])
 
     async def stop(self, session):
