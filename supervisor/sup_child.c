@@ -20,10 +20,12 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <linux/sockios.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -31,7 +33,9 @@
 
 #include "supervisor/sup_priv.h"
 
-enum { MESSAGES_A_TURN = 64, MESSAGES_A_SECOND = 200, MESSAGES_BURST = 400, CHILD_OPEN_FILES = 1024 };
+enum {
+	MESSAGES_A_TURN = 64, MESSAGES_A_SECOND = 200, MESSAGES_BURST = 400, CHILD_OPEN_FILES = 1024, DROPS_A_LINE = 1000,
+};
 #define CTL_EOF_GRACE_NS  CLOCK_SEC_NS
 #define FLOOD_NS	  (5 * CLOCK_SEC_NS)
 #define UNKILLABLE_NS	  (10 * CLOCK_SEC_NS)
@@ -264,6 +268,31 @@ sup_child_send(struct sup_child *c, const union ctl_msg *msg, const int *fds, un
 	log_warn("child", "send_failed", "child=%s message=%s error=\"%s\"", c->name, ctl_type_name(msg->hdr.type),
 	    strerror(-r));
 	sup_child_kill(c, SUP_EXIT_VIOLATION, r == -EAGAIN ? "does not read its control socket" : "cannot be talked to");
+	return false;
+}
+
+/* Half of the room is for messages that must arrive. */
+static bool
+has_room_to_spare(int fd)
+{
+	int queued = 0, room = 0;
+	socklen_t bytes = sizeof(room);
+
+	if (ioctl(fd, SIOCOUTQ, &queued) == -1 || getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, &bytes) == -1)
+		return true;
+	return queued < room / 2;
+}
+
+bool
+sup_child_offer(struct sup_child *c, const union ctl_msg *msg, const int *fds, unsigned fd_count)
+{
+	if (c->ctl_fd == -1 || c->killed)
+		return false;
+	if (has_room_to_spare(c->ctl_fd) && ctl_send(c->ctl_fd, msg, fds, fd_count) == 0)
+		return true;
+	if (c->dropped++ % DROPS_A_LINE == 0)
+		log_warn("child", "dropped", "child=%s message=%s dropped=%llu: it does not read its control socket fast enough",
+		    c->name, ctl_type_name(msg->hdr.type), (unsigned long long)c->dropped);
 	return false;
 }
 

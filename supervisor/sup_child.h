@@ -71,6 +71,7 @@ struct sup_child {
 	int64_t started_ns, ready_at_ns, ctl_eof_ns, kill_ns, throttled_ns;
 	int64_t message_tokens, message_refilled_ns;
 	bool throttled;
+	uint64_t dropped; /* messages that all its incarnations were too slow for */
 
 	bool asked;	/* a clean exit is expected */
 	bool killed;	/* we sent SIGKILL */
@@ -101,6 +102,8 @@ sup_child_alive(const struct sup_child *c)
 
 /* Never blocks. A child that does not read what it must get is killed. true: sent. */
 bool sup_child_send(struct sup_child *c, const union ctl_msg *msg, const int *fds, unsigned fd_count);
+/* The same for what may be lost: it is dropped and counted when the child is slow to read, and leaves room for the rest. */
+bool sup_child_offer(struct sup_child *c, const union ctl_msg *msg, const int *fds, unsigned fd_count);
 /* SIGKILL. The first class and reason given are the ones in the obituary. */
 void sup_child_kill(struct sup_child *c, enum sup_exit_class class, const char *why);
 /* SIGTERM and SIGCONT: please exit. */

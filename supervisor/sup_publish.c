@@ -24,7 +24,7 @@ sup_session_publish(struct sup_session *s, enum ctl_channel_id channel, const ch
 	ctl_init(&msg, CTL_PUBLISH, s->num);
 	msg.publish.channel = channel;
 	msg.publish.text_bytes = bytes;
-	sup_child_send(&s->egress.child, &msg, &fd, 1);
+	sup_child_offer(&s->egress.child, &msg, &fd, 1);
 	fd_close(&fd);
 }
 

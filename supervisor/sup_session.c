@@ -287,7 +287,7 @@ sup_session_tell_worker_state(struct sup_session *s)
 	else if (w == NULL)
 		text = s->had_worker ? "The worker is being restarted" : "Waiting for a worker";
 	snprintf(msg.worker.text, sizeof(msg.worker.text), "%s", text);
-	sup_child_send(&s->egress.child, &msg, NULL, 0);
+	s->worker_state_owed = !sup_child_offer(&s->egress.child, &msg, NULL, 0);
 }
 
 static bool
@@ -523,6 +523,8 @@ sup_session_tick(struct sup_session *s, int64_t now_ns)
 			sup_broker_fini(s);
 		return;
 	}
+	if (s->worker_state_owed)
+		sup_session_tell_worker_state(s);
 	sup_broker_tick(s, now_ns);
 	sup_update_tick(s, now_ns);
 	sup_watchdog_tick(s, now_ns);

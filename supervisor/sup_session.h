@@ -85,6 +85,7 @@ struct sup_session {
 	struct sup_worker *worker; /* NULL: none is bound */
 	bool worker_waits;	   /* the bound worker has been asked to close and has not answered */
 	int64_t worker_close_ns;   /* when it was asked */
+	bool worker_state_owed;	   /* egress was too slow to be told the newest one */
 	bool had_worker;
 	uint32_t worker_deaths;
 	uint64_t results_at_attach; /* sup_session_results() when the present worker took over */

@@ -115,6 +115,7 @@ media_json(const struct sup_media *m)
 	    "state_text", sup_state_text(SUP_MACHINE_MEDIA, m->state.value), "pid", (int)m->child.pid, "incarnation",
 	    (int)m->child.incarnation, "deaths", (int)m->deaths, "last_end", m->last_end);
 
+	set(o, "messages_dropped", json_integer((json_int_t)m->child.dropped));
 	set(o, "counters", counters_of(m));
 	set(o, "transitions", history_of(&m->state));
 	return o;

@@ -15,6 +15,7 @@ It answers every session and every ring without mapping anything. Arguments: --c
   stay                  never answer SESSION_CLOSE
   slow-params           never answer PARAMS
   refuse-params         refuse every PARAMS with a reason
+  chatter               390 EVENTs and OVERLAYs with every answer to PARAMS
   exit=N                exit with N instead of READY
 """
 import os
@@ -24,7 +25,7 @@ import sys
 import time
 
 HDR = struct.Struct("<HBBIII")
-HELLO, READY, MAPPED, PARAMS_RESULT, STATUS, SESSION_CLOSED = 1, 2, 3, 6, 7, 10
+HELLO, READY, MAPPED, PARAMS_RESULT, STATUS, EVENT, SESSION_CLOSED, OVERLAY = 1, 2, 3, 6, 7, 8, 10, 13
 CONFIG, SESSION_OPEN, RING_OPEN, PARAMS, SESSION_CLOSE, DRAIN = 64, 65, 66, 69, 70, 71
 TEXT_MAX = 440
 
@@ -105,6 +106,10 @@ def answer(message):
         refused = "refuse-params" in args
         text = b"strength must be below 1" if refused else b""
         send(PARAMS_RESULT, struct.pack(f"<QiI{TEXT_MAX}s", version, -22 if refused else 0, 0, text), session, txn)
+        for i in range(195 if "chatter" in args else 0):
+            event = f'{{"n":{i}}}'.encode()
+            send(EVENT, struct.pack("<II", len(event), 0) + event.ljust(TEXT_MAX, b"\0"), session)
+            send(OVERLAY, struct.pack(f"<Ii{TEXT_MAX}s", i % 2, i % 100, b"still here"), session)
     elif kind == SESSION_CLOSE and "stay" not in args:
         send(SESSION_CLOSED, b"", session, txn)
     elif kind == DRAIN:

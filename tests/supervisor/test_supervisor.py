@@ -5,6 +5,7 @@ Goal: the API answers as its clients expect, quickly, and whatever a worker does
 Method: the real supervisor, ingest and egress, with workers that a script plays; channels lead nowhere.
 """
 import os
+import signal
 import socket
 import sys
 import threading
@@ -303,6 +304,24 @@ def test_violations_end_one_process():
             assert seconds < 0.2 * SLOW, (script, seconds)
 
 
+def test_a_burst_of_a_worker_is_not_the_end_of_egress():
+    with Service("chatter") as s:
+        assert s.open("x", events_url="http://127.0.0.1:9/events")[0] == 200
+        egress = wait_for("egress", lambda: s.status()["millrace"]["egress"]["state"] == "open" and
+                          s.status()["millrace"]["egress"])
+        os.kill(egress["pid"], signal.SIGSTOP)
+        assert s.post("/stream/params", {"a": 1})[0] == 200
+        wait_for("the burst", lambda: s.status()["millrace"]["egress"]["messages_dropped"] > 50)
+        kill_worker(s)  # what must arrive still does
+        wait_for("the next worker", lambda: s.worker()["state"] == "busy")
+        os.kill(egress["pid"], signal.SIGCONT)
+        assert s.post("/stream/params", {"a": 2})[0] == 200
+        now = s.status()["millrace"]["egress"]
+        assert (now["pid"], now["deaths"]) == (egress["pid"], 0), now
+        assert s.post("/stream/stop")[0] == 200
+        assert not [c for c in s.crashes() if "egress" in c["child"]], s.crashes()
+
+
 def test_output_without_end_is_cut():
     with Service("shout", ready=False) as s:
         wait_for("the note", lambda: "suppressed" in s.serve.tail(1 << 20), 15)
@@ -412,7 +431,8 @@ if __name__ == "__main__":
          test_frames_that_cannot_have_rings, test_methods_paths_and_limits, test_several_streams_are_told_apart, test_token,
          test_a_refusal_of_the_worker_is_told, test_a_worker_that_does_not_answer_holds_nobody_up, test_not_ready_yet,
          test_permanent_failure_and_restart, test_a_crash_loop_is_slow_and_visible,
-         test_a_program_that_is_not_there_is_found_later, test_violations_end_one_process, test_output_without_end_is_cut,
+         test_a_program_that_is_not_there_is_found_later, test_violations_end_one_process,
+         test_a_burst_of_a_worker_is_not_the_end_of_egress, test_output_without_end_is_cut,
          test_what_a_worker_leaves_behind_goes_with_it, test_stop_is_quick_whatever_the_worker_does,
          test_a_standby_takes_over, test_sigterm_leaves_nothing, test_children_do_not_outlive_a_killed_supervisor,
          test_nothing_is_left_after_many_sessions, test_bad_settings_are_refused])
