@@ -166,9 +166,12 @@ static void
 refuse_start(struct sup_reply **r, int code, const char *message)
 {
 	const struct sup *sup = sup_reply_sup(*r);
+	char text[WHY_BYTES + 128];
 
+	snprintf(text, sizeof(text), "%s", message);
+	sup_clean(text, strlen(text)); /* it may have been cut inside a character */
 	log_warn("api", "start_refused", "code=%d", code);
-	sup_reply_json(r, code, json_pack("{s:s, s:s, s:o}", "status", "error", "message", message, "current_state",
+	sup_reply_json(r, code, json_pack("{s:s, s:s, s:o}", "status", "error", "message", text, "current_state",
 	    sup_status_pipeline(sup)));
 }
 

@@ -12,6 +12,7 @@
 #include "base/assert.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "supervisor/sup_clean.h"
 #include "supervisor/sup_session.h"
 
 #include <arpa/inet.h>
@@ -164,7 +165,11 @@ sup_reply_json(struct sup_reply **r, int code, json_t *body)
 void
 sup_reply_message(struct sup_reply **r, int code, const char *message)
 {
-	sup_reply_json(r, code, json_pack("{s:s, s:s}", "status", code < 400 ? "success" : "error", "message", message));
+	char text[640];
+
+	snprintf(text, sizeof(text), "%s", message);
+	sup_clean(text, strlen(text)); /* it may have been cut inside a character */
+	sup_reply_json(r, code, json_pack("{s:s, s:s}", "status", code < 400 ? "success" : "error", "message", text));
 }
 
 void

@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "supervisor/sup_clean.h"
 #include "supervisor/sup_coerce.h"
 #include "supervisor/sup_http.h"
 #include "supervisor/sup_journal.h"
@@ -441,6 +442,7 @@ sup_session_close(struct sup_session *s, bool by_request, const char *why)
 	s->over_by_request = by_request;
 	s->close_deadline_ns = limit;
 	snprintf(s->over_why, sizeof(s->over_why), "%s", why);
+	sup_clean(s->over_why, strlen(s->over_why)); /* it may have been cut inside a character */
 	sup_journal_closed(s, by_request);
 	sup_session_set(s, SUP_SESSION_CLOSING_INGEST, why);
 	sup_media_close(s, &s->ingest);

@@ -5,6 +5,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "supervisor/sup_clean.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -98,6 +99,7 @@ sup_state_set(struct sup_state *s, unsigned to, const char *who, const char *rea
 	MR_ASSERT(sup_state_legal(s->machine, s->value, to));
 	*t = (struct sup_transition){ .wall_ms = clock_wall_ms(), .from = s->value, .to = to };
 	snprintf(t->reason, sizeof(t->reason), "%s", reason);
+	sup_clean(t->reason, strlen(t->reason)); /* it may have been cut inside a character */
 	log_info(machines[s->machine].topic, "state", "who=%s from=%s to=%s after_ms=%lld%s%s", who,
 	    sup_state_name(s->machine, s->value), sup_state_name(s->machine, to),
 	    (long long)((now_ns - s->since_ns) / CLOCK_MS_NS), reason[0] != '\0' ? " reason=" : "",

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "supervisor/sup_clean.h"
 #include "supervisor/sup_crash.h"
 #include "supervisor/sup_env.h"
 #include "supervisor/sup_words.h"
@@ -533,4 +534,5 @@ sup_pool_reason(const struct sup_pool *pool, char *out, size_t bytes)
 		snprintf(out, bytes, "worker %u (loading): %s", w->index, w->child.status);
 	else
 		snprintf(out, bytes, "worker %u (%s)", w->index, sup_state_name(SUP_MACHINE_WORKER, w->state.value));
+	sup_clean(out, strlen(out)); /* it may have been cut inside a character */
 }

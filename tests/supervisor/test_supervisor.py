@@ -128,6 +128,9 @@ def test_messages_of_refusals():
         for url in ("ftp://x/y", "http://", "http:///x", "nonsense", "http://a b/", "http://x:99999/", "//x/y"):
             code, reply = s.open("x", publish_url=url)
             assert code == 400 and "publish_url" in reply["message"], (url, reply)
+        for cut in range(4):  # the message is cut inside a character
+            code, reply = s.open("x", subscribe_url="x" * cut + "\u00e9" * 150)
+            assert code == 400 and "subscribe_url is not an http or https URL: " in reply["message"], reply
         assert s.open("x" * 300)[0] == 400
         assert s.get("/health")[1] == {"status": "IDLE"}
         assert s.open("x")[0] == 200
