@@ -238,13 +238,13 @@ sup_api_start(struct sup_reply *r)
 		refuse_start(&r, 400, message);
 		goto fini_stream;
 	}
+	if (sup_session_count_running(sup) >= sup_pool_capacity(sup->pool)) {
+		refuse_start(&r, 503, "Pipeline is still in use");
+		goto fini_stream;
+	}
 	old = sup_session_find(sup, st.id);
 	if (old != NULL && sup_session_running(old)) {
 		refuse_start(&r, 409, "Error starting stream: a stream with this gateway_request_id is running");
-		goto fini_stream;
-	}
-	if (sup_session_count_running(sup) >= sup_pool_capacity(sup->pool)) {
-		refuse_start(&r, 503, "Pipeline is still in use");
 		goto fini_stream;
 	}
 	snprintf(id, sizeof(id), "%s", st.id);
