@@ -55,10 +55,13 @@ reset_signals(void)
 static int
 set_limits(uint64_t open_files_max)
 {
-	struct rlimit none = { 0, 0 }, files = { open_files_max, open_files_max };
+	struct rlimit none = { 0, 0 }, files;
 
-	if (setrlimit(RLIMIT_CORE, &none) == -1)
+	if (setrlimit(RLIMIT_CORE, &none) == -1 || getrlimit(RLIMIT_NOFILE, &files) == -1)
 		return -errno;
+	if (files.rlim_max > open_files_max) /* never more than we may give */
+		files.rlim_max = open_files_max;
+	files.rlim_cur = files.rlim_max;
 	return setrlimit(RLIMIT_NOFILE, &files) == -1 ? -errno : 0;
 }
 

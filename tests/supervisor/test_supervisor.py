@@ -75,6 +75,28 @@ def test_heritage_is_a_list():
             assert "NoNewPrivs:\t1" in f.read()
 
 
+class FewFiles(Service):
+    """A supervisor that may not open many files itself."""
+
+    def start_serve(self, worker, serve_args=()):
+        self.serve = self.start(["/bin/sh", "-c", 'ulimit -n 256 && exec "$0" "$@"', MILLRACE, "serve", "--port", "0",
+                                 "--worker", worker, *serve_args], "serve")
+        self.url = self.serve.url()
+
+
+def test_children_start_where_few_files_may_be_open():
+    def limit(pid):
+        with open(f"/proc/{pid}/limits") as f:
+            return [line.split()[3:5] for line in f if line.startswith("Max open files")][0]
+
+    with FewFiles() as s:
+        assert limit(s.worker()["pid"]) == ["256", "256"]
+        assert s.open("x")[0] == 200
+        wait_for("egress", lambda: s.status()["millrace"]["egress"]["state"] == "open")
+    with Service() as s:
+        assert limit(s.worker()["pid"]) == ["1024", "1024"]
+
+
 # ---- start, params, stop -------------------------------------------------------
 
 
@@ -431,7 +453,7 @@ def test_bad_settings_are_refused():
 
 
 if __name__ == "__main__":
-    run([test_heritage_is_a_list, test_bodies_are_those_that_clients_know, test_messages_of_refusals,
+    run([test_heritage_is_a_list, test_children_start_where_few_files_may_be_open, test_bodies_are_those_that_clients_know, test_messages_of_refusals,
          test_frames_that_cannot_have_rings, test_methods_paths_and_limits, test_several_streams_are_told_apart, test_token,
          test_a_refusal_of_the_worker_is_told, test_a_worker_that_does_not_answer_holds_nobody_up, test_not_ready_yet,
          test_permanent_failure_and_restart, test_a_crash_loop_is_slow_and_visible,
