@@ -380,7 +380,7 @@ static void
 reset_incarnation(struct sup_child *c, int64_t now_ns)
 {
 	c->incarnation++;
-	c->has_hello = c->ready = c->exec_done = c->asked = c->killed = c->throttled = false;
+	c->has_hello = c->ready = c->exec_done = c->asked = c->terminated = c->killed = c->throttled = false;
 	c->status[0] = c->kill_why[0] = '\0';
 	c->setup = (struct sup_setup_report){ 0 };
 	c->started_ns = c->message_refilled_ns = now_ns;
@@ -461,7 +461,7 @@ sup_child_terminate(struct sup_child *c)
 {
 	if (!sup_child_alive(c))
 		return;
-	c->asked = true;
+	c->asked = c->terminated = true;
 	kill(c->pid, SIGTERM);
 	kill(c->pid, SIGCONT);
 }

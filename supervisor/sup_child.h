@@ -74,6 +74,7 @@ struct sup_child {
 	uint64_t dropped; /* messages that all its incarnations were too slow for */
 
 	bool asked;	/* a clean exit is expected */
+	bool terminated; /* we sent SIGTERM */
 	bool killed;	/* we sent SIGKILL */
 	enum sup_exit_class kill_class;
 	char kill_why[160];

@@ -2,8 +2,8 @@
 /*
  * millrace-supervisor: main loop, signals, the end
  *
- * SIGTERM and SIGINT end the service: sessions are closed as by a stop request, workers are drained, and what is left
- * after STOP_LIMIT_NS is killed. We are the reaper of orphans that children leave behind: those are killed.
+ * SIGTERM and SIGINT end the service: sessions are closed as by a stop request, workers are drained, get SIGTERM a second
+ * later, and what is left after STOP_KILL_NS is killed. We are the reaper of orphans that children leave behind: those are killed.
  */
 #include "supervisor/sup.h"
 

@@ -29,6 +29,7 @@
 #define CLOSE_WAIT_NS	(2 * CLOCK_SEC_NS)
 #define SLOW_CLOSE_NS	(250 * CLOCK_MS_NS)
 #define COMMAND_WAIT_NS (10 * CLOCK_SEC_NS)
+#define DRAIN_WAIT_NS	CLOCK_SEC_NS
 enum { STARTS_AT_ONCE = 4 };
 
 static void
@@ -468,13 +469,18 @@ sup_pool_stop(struct sup_pool *pool)
 	for (unsigned i = 0; i < pool->count; i++) {
 		struct sup_worker *w = &pool->worker[i];
 
-		if (!sup_child_alive(&w->child) || w->state.value == SUP_WORKER_DRAINING)
+		if (!sup_child_alive(&w->child))
 			continue;
+		if (w->state.value == SUP_WORKER_DRAINING) {
+			if (!w->child.terminated && clock_now_ns() - w->state.since_ns >= DRAIN_WAIT_NS)
+				sup_child_terminate(&w->child);
+			continue;
+		}
 		ctl_init(&msg, CTL_DRAIN, 0);
-		if (w->child.has_hello)
-			sup_child_send(&w->child, &msg, NULL, 0);
+		w->child.asked = true;
+		if (!w->child.has_hello || !sup_child_send(&w->child, &msg, NULL, 0))
+			sup_child_terminate(&w->child);
 		sup_worker_set(w, SUP_WORKER_DRAINING, "the service stops");
-		sup_child_terminate(&w->child);
 	}
 }
 

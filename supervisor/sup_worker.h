@@ -53,7 +53,7 @@ int sup_pool_new(struct sup *sup, struct sup_pool **out);
 void sup_pool_free(struct sup_pool **pool);
 void sup_pool_start(struct sup_pool *pool);
 void sup_pool_tick(struct sup_pool *pool, int64_t now_ns);
-/* DRAIN and SIGTERM to all. */
+/* DRAIN to all, and SIGTERM a second later to those that are still there. To be called again and again. */
 void sup_pool_stop(struct sup_pool *pool);
 bool sup_pool_gone(const struct sup_pool *pool);
 void sup_pool_kill(struct sup_pool *pool);

@@ -16,9 +16,12 @@ It answers every session and every ring without mapping anything. Arguments: --c
   slow-params           never answer PARAMS
   refuse-params         refuse every PARAMS with a reason
   chatter               390 EVENTs and OVERLAYs with every answer to PARAMS
+  late-drain            take 300 ms for what is left to do at DRAIN
+  only-term             heed SIGTERM and not DRAIN
   exit=N                exit with N instead of READY
 """
 import os
+import signal
 import socket
 import struct
 import sys
@@ -112,10 +115,20 @@ def answer(message):
             send(OVERLAY, struct.pack(f"<Ii{TEXT_MAX}s", i % 2, i % 100, b"still here"), session)
     elif kind == SESSION_CLOSE and "stay" not in args:
         send(SESSION_CLOSED, b"", session, txn)
-    elif kind == DRAIN:
+    elif kind == DRAIN and "only-term" not in args:
+        if "late-drain" in args:
+            time.sleep(0.3)
+            print("all is done", flush=True)
         sys.exit(0)
 
 
+def on_term(*_):
+    print("SIGTERM it is", flush=True)
+    sys.exit(0)
+
+
+if "only-term" in args:
+    signal.signal(signal.SIGTERM, on_term)
 introduce()
 while True:
     data, ancillary, _, _ = sock.recvmsg(512, socket.CMSG_SPACE(4 * 12))

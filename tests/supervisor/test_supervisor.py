@@ -405,6 +405,17 @@ def test_sigterm_leaves_nothing():
         s.close()
 
 
+def test_workers_are_asked_to_end_before_they_are_told():
+    for script, words in (("late-drain", "all is done"), ("only-term", "SIGTERM it is")):
+        s = Service(script)
+        code, seconds = timed(lambda: s.serve.stop(seconds=6))
+        assert code == 0 and seconds < 2.5 * SLOW, (script, code, seconds)
+        with open(s.serve.log_path, encoding="utf-8") as f:
+            log = f.read()
+        assert words in log and "class=asked" in log, (script, log)
+        s.close()
+
+
 def test_children_do_not_outlive_a_killed_supervisor():
     s = Service()
     s.open("x")
@@ -460,5 +471,6 @@ if __name__ == "__main__":
          test_a_program_that_is_not_there_is_found_later, test_violations_end_one_process,
          test_a_burst_of_a_worker_is_not_the_end_of_egress, test_output_without_end_is_cut,
          test_what_a_worker_leaves_behind_goes_with_it, test_stop_is_quick_whatever_the_worker_does,
-         test_a_standby_takes_over, test_sigterm_leaves_nothing, test_children_do_not_outlive_a_killed_supervisor,
+         test_a_standby_takes_over, test_sigterm_leaves_nothing,
+         test_workers_are_asked_to_end_before_they_are_told, test_children_do_not_outlive_a_killed_supervisor,
          test_nothing_is_left_after_many_sessions, test_bad_settings_are_refused])
