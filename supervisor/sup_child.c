@@ -159,6 +159,8 @@ on_message(struct sup_child *c, const union ctl_msg *msg)
 		sup_child_kill(c, SUP_EXIT_VIOLATION, why);
 		return;
 	}
+	if (msg->hdr.type == CTL_READY && c->dying) /* it is known to have been; there is nothing to give it any more */
+		return;
 	c->ops->message(c, msg);
 }
 
@@ -380,6 +382,7 @@ static void
 reset_incarnation(struct sup_child *c, int64_t now_ns)
 {
 	c->incarnation++;
+	c->dying = false;
 	c->has_hello = c->ready = c->exec_done = c->asked = c->terminated = c->killed = c->throttled = false;
 	c->status[0] = c->kill_why[0] = '\0';
 	c->setup = (struct sup_setup_report){ 0 };
@@ -532,6 +535,7 @@ sup_child_reap(struct sup_child *c)
 	if (!sup_child_alive(c) || waitid(P_PID, (id_t)c->pid, &info, WEXITED | WNOHANG | WNOWAIT) == -1 || info.si_pid == 0)
 		return;
 	read_setup(c);
+	c->dying = true;
 	if (!c->killed)
 		read_messages(c, true);
 	if (c->ev_log != NULL)

@@ -76,6 +76,7 @@ struct sup_child {
 	bool asked;	/* a clean exit is expected */
 	bool terminated; /* we sent SIGTERM */
 	bool killed;	/* we sent SIGKILL */
+	bool dying;	/* it is dead; what it still said is being read */
 	enum sup_exit_class kill_class;
 	char kill_why[160];
 	struct sup_setup_report setup;
@@ -99,6 +100,13 @@ static inline bool
 sup_child_alive(const struct sup_child *c)
 {
 	return c->pid != 0;
+}
+
+/* It has been killed, is dead and not reaped yet, or has closed its end: nothing that it is given arrives. */
+static inline bool
+sup_child_going(const struct sup_child *c)
+{
+	return c->killed || c->dying || c->ctl_eof_ns != 0;
 }
 
 /* Never blocks. A child that does not read what it must get is killed. true: sent. */

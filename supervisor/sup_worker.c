@@ -91,7 +91,7 @@ worker_with_room(struct sup_pool *pool, const struct sup_session *s)
 	for (unsigned i = 0; i < pool->count; i++) {
 		struct sup_worker *w = &pool->worker[i];
 
-		if (!is_ready(w) || w->child.killed || w->session_count >= capacity_of(pool, &w->child.hello) || !fits(w, s) ||
+		if (!is_ready(w) || sup_child_going(&w->child) || w->session_count >= capacity_of(pool, &w->child.hello) || !fits(w, s) ||
 		    is_slow_to_close(w))
 			continue;
 		if (best == NULL || w->session_count < best->session_count)

@@ -18,6 +18,7 @@ It answers every session and every ring without mapping anything. Arguments: --c
   chatter               390 EVENTs and OVERLAYs with every answer to PARAMS
   late-drain            take 300 ms for what is left to do at DRAIN
   only-term             heed SIGTERM and not DRAIN
+  late-ready=FILE       if FILE exists, exit with 1 after so many words that READY is read when it is dead; else make FILE
   exit=N                exit with N instead of READY
 """
 import os
@@ -86,6 +87,14 @@ def introduce():
         status("env " + " ".join(sorted(os.environ)))
     if "no-ready" in args:
         wait_for_ever()
+    late = [arg[11:] for arg in args if arg.startswith("late-ready=")]
+    if late and os.path.exists(late[0]):
+        for _ in range(420):
+            status("words")
+        send(READY)
+        os._exit(1)
+    if late:
+        open(late[0], "x").close()
     send(READY)
     if "daemon" in args:
         leave_daemon()

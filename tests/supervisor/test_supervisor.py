@@ -318,6 +318,16 @@ def test_a_program_that_is_not_there_is_found_later():
         assert wait_for("a death", lambda: s.crashes())[0]["class"] == "done"
 
 
+def test_the_ready_of_a_dead_worker_binds_nothing():
+    import tempfile
+    with tempfile.TemporaryDirectory() as d, Service(f"late-ready={d}/second") as s:
+        assert s.open("x")[0] == 200
+        kill_worker(s)
+        wait_for("deaths after READY", lambda: len(s.crashes()) >= 3)
+        assert {c["class"] for c in s.crashes()} == {"killed_by_other", "error"}, s.crashes()
+        assert s.status()["millrace"]["worker_deaths"] == 1, s.status()
+
+
 # ---- workers that misbehave ----------------------------------------------------
 
 
@@ -468,7 +478,7 @@ if __name__ == "__main__":
          test_frames_that_cannot_have_rings, test_methods_paths_and_limits, test_several_streams_are_told_apart, test_token,
          test_a_refusal_of_the_worker_is_told, test_a_worker_that_does_not_answer_holds_nobody_up, test_not_ready_yet,
          test_permanent_failure_and_restart, test_a_crash_loop_is_slow_and_visible,
-         test_a_program_that_is_not_there_is_found_later, test_violations_end_one_process,
+         test_a_program_that_is_not_there_is_found_later, test_the_ready_of_a_dead_worker_binds_nothing, test_violations_end_one_process,
          test_a_burst_of_a_worker_is_not_the_end_of_egress, test_output_without_end_is_cut,
          test_what_a_worker_leaves_behind_goes_with_it, test_stop_is_quick_whatever_the_worker_does,
          test_a_standby_takes_over, test_sigterm_leaves_nothing,
