@@ -17,6 +17,7 @@
 #define WINDOW_NS   (60 * CLOCK_SEC_NS)
 #define FORGIVE_NS  (60 * CLOCK_SEC_NS)
 #define FIRST_NS    (100 * CLOCK_MS_NS)
+#define STEADY_NS   (400 * CLOCK_MS_NS) /* 500 ms, of which the owner's tick may have missed the first 100 */
 
 void
 sup_restart_init(struct sup_restart *r, int64_t cap_ns, int64_t loop_ns, uint64_t seed)
@@ -33,8 +34,21 @@ sup_restart_progress(struct sup_restart *r, int64_t now_ns)
 {
 	if (r->progress_since_ns == 0)
 		r->progress_since_ns = now_ns;
+	r->progress_last_ns = now_ns;
 	if (now_ns - r->progress_since_ns >= FORGIVE_NS)
 		sup_restart_clear(r);
+}
+
+void
+sup_restart_begin(struct sup_restart *r)
+{
+	r->progress_since_ns = r->progress_last_ns = 0;
+}
+
+bool
+sup_restart_was_steady(const struct sup_restart *r)
+{
+	return r->progress_since_ns != 0 && r->progress_last_ns - r->progress_since_ns >= STEADY_NS;
 }
 
 void

@@ -22,6 +22,7 @@ struct sup_restart {
 	uint32_t n;	      /* deaths without progress since the record was cleared */
 	int64_t failure_ns[SUP_RESTART_LOOP + 1]; /* when the newest of these were */
 	int64_t progress_since_ns; /* start of the present stretch of progress; 0: none */
+	int64_t progress_last_ns;  /* when it was last seen */
 };
 
 struct sup_restart_verdict {
@@ -32,6 +33,10 @@ struct sup_restart_verdict {
 void sup_restart_init(struct sup_restart *r, int64_t cap_ns, int64_t loop_ns, uint64_t seed);
 /* Progress was seen at `now_ns`. */
 void sup_restart_progress(struct sup_restart *r, int64_t now_ns);
+/* A new life begins: no progress yet. */
+void sup_restart_begin(struct sup_restart *r);
+/* Progress was seen for half a second of this life: a child that was healthy, and not one that dies of its work. */
+bool sup_restart_was_steady(const struct sup_restart *r);
 /* The child died. `progressed`: it had made progress in this life. */
 struct sup_restart_verdict sup_restart_died(struct sup_restart *r, bool progressed, int64_t now_ns);
 /* Forget all deaths: an operator asked for a restart. */

@@ -84,7 +84,6 @@ check_progress(struct sup_session *s, int64_t now_ns)
 	if (results != s->seen_results) {
 		if (!s->first_result)
 			s->first_result = results > s->results_at_attach;
-		sup_restart_progress(&s->worker->restart, now_ns);
 		sup_update_frame_accepted(s);
 		sup_watchdog_reset(s, now_ns);
 		return;

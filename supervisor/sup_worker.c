@@ -250,7 +250,7 @@ start(struct sup_worker *w)
 	program.file = pool->file;
 	program.argv = pool->argv;
 	program.env = sup_env_worker(w->sup->config.worker_env);
-	w->progressed = false;
+	sup_restart_begin(&w->restart);
 	r = program.env == NULL ? -ENOMEM : sup_child_start(&w->child, &program, clock_now_ns());
 	sup_env_free(&program.env);
 	if (r < 0) {
@@ -287,6 +287,17 @@ results_of_sessions(const struct sup_worker *w)
 	return sum;
 }
 
+/* Of all its sessions; one that leaves takes its results along, which is no progress. */
+static void
+see_progress(struct sup_worker *w, int64_t now_ns)
+{
+	uint64_t results = results_of_sessions(w);
+
+	if (results > w->results_seen)
+		sup_restart_progress(&w->restart, now_ns);
+	w->results_seen = results;
+}
+
 static void
 after_death(struct sup_worker *w, const struct sup_death *d, const struct sup_restart_verdict *v)
 {
@@ -318,8 +329,10 @@ on_died(struct sup_child *c, const struct sup_death *d)
 	unsigned in_flight;
 
 	snprintf(w->last_end, sizeof(w->last_end), "%s", d->text);
+	see_progress(w, clock_now_ns());
 	if (!stopping && !w->restart_asked)
-		v = sup_restart_died(&w->restart, w->progressed || frames > 0, clock_now_ns());
+		v = sup_restart_died(&w->restart, sup_restart_was_steady(&w->restart), clock_now_ns());
+	w->results_seen = 0;
 	if (d->class != SUP_EXIT_ASKED) {
 		w->deaths++;
 		sup_crash_record(w->sup->crashes, c, d, frames, session);
@@ -450,8 +463,7 @@ sup_pool_tick(struct sup_pool *pool, int64_t now_ns)
 		sup_child_tick(&w->child, now_ns);
 		if (sup_child_alive(&w->child)) {
 			check_deadlines(w, now_ns);
-			if (!w->progressed && results_of_sessions(w) > 0)
-				w->progressed = true;
+			see_progress(w, now_ns);
 		} else if ((st == SUP_WORKER_BACKOFF || st == SUP_WORKER_CRASHLOOP) && !stopping && now_ns >= w->due_ns &&
 		    may_start(pool)) {
 			start(w);

@@ -29,7 +29,7 @@ struct sup_worker {
 	int64_t due_ns; /* BACKOFF, CRASHLOOP: when to start again */
 	uint32_t deaths, restarts;
 	bool restart_asked; /* by the API: the next death is answered by a start at once */
-	bool progressed;    /* egress has accepted frames of this incarnation */
+	uint64_t results_seen; /* of its present sessions, that egress has accepted from this incarnation */
 	char last_end[200]; /* how the last incarnation ended */
 	struct sup_worker_sessions sessions;
 	unsigned session_count;

@@ -216,6 +216,26 @@ Test(restart, without_progress_slower_then_a_crash_loop)
 	}
 }
 
+Test(restart, half_a_second_of_progress_is_steady)
+{
+	struct sup_restart r;
+	int64_t now = 1000 * SEC;
+
+	sup_restart_init(&r, 30 * SEC, 60 * SEC, 7);
+	cr_expect_not(sup_restart_was_steady(&r));
+	sup_restart_progress(&r, now);
+	cr_expect_not(sup_restart_was_steady(&r));
+	sup_restart_progress(&r, now + 300 * MS);
+	cr_expect_not(sup_restart_was_steady(&r));
+	sup_restart_progress(&r, now + 500 * MS);
+	cr_expect(sup_restart_was_steady(&r));
+	for (int i = 1; i <= 100; i++)
+		sup_restart_progress(&r, now + i * SEC);
+	cr_expect(sup_restart_was_steady(&r));
+	sup_restart_begin(&r);
+	cr_expect_not(sup_restart_was_steady(&r));
+}
+
 Test(restart, media_children_never_wait_long)
 {
 	struct sup_restart r;

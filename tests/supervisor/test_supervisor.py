@@ -309,6 +309,19 @@ def test_a_crash_loop_is_slow_and_visible():
         assert code == 503 and "exit code 1" in reply["message"], reply
 
 
+def test_a_worker_that_dies_of_its_first_frames_is_slowed_down():
+    with Stack(worker="crash-test") as s:
+        s.wait_ready()
+        s.publish(args=("--loop",))
+        assert s.session(mode="exit", after=3)[0] == 200
+        wait_for("the crash loop", lambda: s.workers()[0]["state"] == "crashloop", 30)
+        status = s.status()["millrace"]
+        assert status["worker_deaths"] == 6 and status["frames_processed"] > 0, status
+        before = status["frames_out"]
+        wait_for("the stream to go on", lambda: s.status()["millrace"]["frames_out"] > before + 10)
+        assert s.get("/health")[1]["status"] == "OK"
+
+
 def test_a_program_that_is_not_there_is_found_later():
     with Service(worker="/nonexistent/worker", ready=False) as s:
         code, reply = s.open("x")
@@ -478,7 +491,7 @@ if __name__ == "__main__":
          test_frames_that_cannot_have_rings, test_methods_paths_and_limits, test_several_streams_are_told_apart, test_token,
          test_a_refusal_of_the_worker_is_told, test_a_worker_that_does_not_answer_holds_nobody_up, test_not_ready_yet,
          test_permanent_failure_and_restart, test_a_crash_loop_is_slow_and_visible,
-         test_a_program_that_is_not_there_is_found_later, test_the_ready_of_a_dead_worker_binds_nothing, test_violations_end_one_process,
+         test_a_worker_that_dies_of_its_first_frames_is_slowed_down, test_a_program_that_is_not_there_is_found_later, test_the_ready_of_a_dead_worker_binds_nothing, test_violations_end_one_process,
          test_a_burst_of_a_worker_is_not_the_end_of_egress, test_output_without_end_is_cut,
          test_what_a_worker_leaves_behind_goes_with_it, test_stop_is_quick_whatever_the_worker_does,
          test_a_standby_takes_over, test_sigterm_leaves_nothing,
