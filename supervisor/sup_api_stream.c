@@ -402,13 +402,25 @@ sup_api_stop(struct sup_reply *r)
 static void
 add_client(json_t *o, const struct sup_session *s)
 {
-	json_object_set_new(o, "client_active", json_true());
+	json_object_set_new(o, "client_active", json_boolean(!sup_session_over(s) || !s->acknowledged));
 	json_object_set_new(o, "client_running", json_boolean(sup_session_running(s)));
 	json_object_set_new(o, "fps", sup_status_fps(s));
 	json_object_set_new(o, "current_params", json_pack("{s:s?, s:s?, s:s}", "subscribe_url",
 	    s->stream.url[CTL_CHANNEL_SUBSCRIBE], "publish_url", s->stream.url[CTL_CHANNEL_PUBLISH], "gateway_request_id",
 	    s->stream.id));
 	json_object_set_new(o, "millrace", sup_status_session(s));
+}
+
+/* The newest of that id that was stopped and is still remembered; NULL. */
+static struct sup_session *
+stopped_session(struct sup *sup, const char *id)
+{
+	struct sup_session *s;
+
+	TAILQ_FOREACH(s, &sup->sessions, link)
+		if (id != NULL && strcmp(s->stream.id, id) == 0)
+			return s;
+	return NULL;
 }
 
 void
@@ -426,6 +438,10 @@ sup_api_stream_status(struct sup_reply *r)
 	if (id == NULL || id[0] == '\0')
 		id = sup_reply_query(r, "stream_id", buf, sizeof(buf));
 	which = which_session(sup, id, &s);
+	if (which != WHICH_FOUND) {
+		s = stopped_session(sup, id);
+		which = s != NULL ? WHICH_FOUND : which;
+	}
 	if (which == WHICH_UNKNOWN || (which == WHICH_NONE && id != NULL && id[0] != '\0')) {
 		sup_reply_message(&r, 404, "Unknown stream: none that runs here has this id");
 		return;

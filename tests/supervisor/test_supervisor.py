@@ -131,6 +131,10 @@ def test_bodies_are_those_that_clients_know():
         assert (code, reply) == (200, {"status": "success", "message": "Stream stopped successfully"})
         assert s.post("/stream/stop")[0] == 400
         assert s.get("/api/sessions/one")[1]["state"] == "stopped"
+        code, status = s.get("/stream/status", headers={"X-Stream-Id": "one"})
+        assert code == 200 and not status["client_active"] and not status["client_running"], status
+        assert not s.get("/stream/status")[1]["client_active"]
+        assert s.get("/stream/status", headers={"X-Stream-Id": "nobody"})[0] == 404
 
 
 def test_messages_of_refusals():
