@@ -414,7 +414,8 @@ repeat_ticks(struct egr_output *o, int64_t now_ns, int64_t *ticks)
 
 	if (o->last_out_ns == 0)
 		o->first_pts_ns = o->input_pts_ns;
-	if (o->timeline.behind_since_ns == 0 && (o->last_out_ns == 0 || now_ns - o->last_input_ns < PAUSE_NS)) {
+	/* Before the first picture there is nothing to count on from. */
+	if (o->last_out_ns == 0 || (o->timeline.behind_since_ns == 0 && now_ns - o->last_input_ns < PAUSE_NS)) {
 		o->video_pts_ns = o->input_pts_ns;
 		return egr_timeline_video(&o->timeline, o->input_pts_ns, now_ns, ticks);
 	}

@@ -30,7 +30,7 @@
 #define RETRY_NS (5 * CLOCK_SEC_NS)
 #define SYNC_NS	 CLOCK_SEC_NS
 #define SLOW_NS	 (100 * CLOCK_MS_NS)
-enum { COMPACT_BYTES_MIN = 256 << 10, COMPACT_TIMES = 4 };
+enum { COMPACT_BYTES_MIN = 256 << 10, COMPACT_TIMES = 4, BURST_FORGET = 512 /* ticks: 51 s */ };
 
 static void
 set(json_t *o, const char *key, json_t *value)
@@ -337,9 +337,22 @@ number(const json_t *o, const char *key)
 	return (int64_t)json_integer_value(json_object_get(o, key));
 }
 
+/* Input that comes a segment at a time leaves a segment at a time. */
+static void
+note_burst(struct sup_session *s, const struct sup_point *p)
+{
+	int64_t gained = p->out_pts_ns - s->point_out_ns - (p->mono_ns - s->point_mono_ns);
+
+	s->burst_ns -= s->burst_ns / BURST_FORGET;
+	if (s->point_out_ns != 0 && p->out_pts_ns != 0 && gained > s->burst_ns)
+		s->burst_ns = gained;
+	s->point_out_ns = p->out_pts_ns;
+	s->point_mono_ns = p->mono_ns;
+}
+
 /* false: there is nothing newer than what the place says already. */
 static bool
-make_point(const struct sup_session *s, struct sup_point *p)
+make_point(struct sup_session *s, struct sup_point *p)
 {
 	json_t *out, *in;
 
@@ -357,6 +370,8 @@ make_point(const struct sup_session *s, struct sup_point *p)
 		    (number(in, "last_pts_ns") != 0 ? SUP_POINT_HAD_INPUT : 0u),
 	};
 	memcpy(p->generation, s->generation, sizeof(p->generation));
+	note_burst(s, p);
+	p->burst_ns = s->burst_ns;
 	json_decref(out);
 	json_decref(in);
 	return true;

@@ -25,6 +25,7 @@ struct sup_point {
 	int64_t in_pts_ns, ts_offset_ns;      /* ingest: newest published; session minus source timestamp */
 	uint32_t out_width, out_height, flags;
 	uint32_t generation[6]; /* of rings, by id */
+	int64_t burst_ns;	/* what may have been sent since, beyond the time that passes */
 };
 
 /* 0 or -errno. */

@@ -6,9 +6,10 @@
  * a worker: what kind of frames the last one took is written down, so that the fallback flows while a model loads.
  *
  * The output must be later than anything that has been sent, and nobody knows when the predecessor died. So it continues
- * after the newest checkpoint by the time that has passed since, which a live input has moved on, too, plus MARGIN_NS for
- * input that came faster than that. Frames that are earlier are left out; egress waits CATCH_UP_MS for the input to
- * get there before it moves the timeline, so timestamps of the output remain those of the input.
+ * after the newest checkpoint by the time that has passed since, which a live input has moved on, too, plus a margin for
+ * input that came faster than that: the largest burst of late, MARGIN_NS at least. Frames that are earlier are left out;
+ * egress gives the input a second more than that, up to CATCH_UP_MAX_MS, to get there before it moves the timeline, so
+ * timestamps of the output remain those of the input.
  *
  * A session may be what the supervisor dies of. Each is marked before it is resumed ("trying"), and cleared REPLAY_NS
  * later. What was marked when a supervisor crashed is a suspect: suspects are resumed one after the other, so that the
@@ -33,9 +34,10 @@
 #include "supervisor/sup_priv.h"
 
 #define MARGIN_NS	(500 * CLOCK_MS_NS)
+#define BURST_MAX_NS	(20 * CLOCK_SEC_NS)
 #define ELAPSED_MAX_NS	(30 * 86400 * CLOCK_SEC_NS)
 #define REPLAY_NS	CLOCK_SEC_NS
-enum { CATCH_UP_MS = 1500, INGEST_ELAPSED_MAX_MS = 12 * 3600 * 1000, GENERATION_STEP = 16, ASIDE_MAX = 64 };
+enum { CATCH_UP_MAX_MS = 1800, INGEST_ELAPSED_MAX_MS = 12 * 3600 * 1000, GENERATION_STEP = 16, ASIDE_MAX = 64 };
 enum { CRASHES_MAX = 2, KILLS_MAX = 8, KILLS_SUSPECT = 4 };
 
 static int64_t
@@ -168,13 +170,23 @@ elapsed_since(const struct sup_journal *j, const struct sup_point *p)
 	return ns < 0 ? 0 : ns > ELAPSED_MAX_NS ? ELAPSED_MAX_NS : ns;
 }
 
+static int64_t
+margin_of(const struct sup_point *p)
+{
+	int64_t burst = p->burst_ns + p->burst_ns / 4;
+
+	return burst < MARGIN_NS ? MARGIN_NS : burst > BURST_MAX_NS ? BURST_MAX_NS : burst;
+}
+
 static void
 resume_from_point(const struct sup_journal *j, const struct sup_point *p, struct sup_past *past)
 {
-	int64_t elapsed = elapsed_since(j, p), ms = elapsed / CLOCK_MS_NS, ahead = elapsed + MARGIN_NS;
+	int64_t elapsed = elapsed_since(j, p), ms = elapsed / CLOCK_MS_NS, margin = margin_of(p), ahead = elapsed + margin;
+	int64_t catch_up_ms = margin / CLOCK_MS_NS + 1000;
 	bool audio = p->flags & SUP_POINT_HAS_AUDIO;
 
 	past->point_count = p->count;
+	past->burst_ns = p->burst_ns;
 	for (unsigned i = 0; i <= CTL_RING_ID_MAX; i++)
 		past->generation[i] = p->generation[i] + GENERATION_STEP; /* some may have been made since */
 	if (p->flags & SUP_POINT_HAD_INPUT)
@@ -185,7 +197,7 @@ resume_from_point(const struct sup_journal *j, const struct sup_point *p, struct
 		    (json_int_t)(p->out_pts_ns + ahead), "last_out_audio_pts_ns",
 		    (json_int_t)(audio && p->out_audio_pts_ns > 0 ? p->out_audio_pts_ns + ahead : 0), "out_width",
 		    (int)p->out_width, "out_height", (int)p->out_height, "has_audio", audio, "had_output", true, "catch_up_ms",
-		    (int)CATCH_UP_MS);
+		    (int)(catch_up_ms < CATCH_UP_MAX_MS ? catch_up_ms : CATCH_UP_MAX_MS));
 }
 
 static void

@@ -147,6 +147,7 @@ take_past(struct sup_session *s, const struct sup_past *past)
 	s->journal_crashes = past->crashes;
 	s->journal_kills = past->kills;
 	s->point_count = past->point_count;
+	s->burst_ns = past->burst_ns;
 	s->format = past->format;
 	s->hold_count = past->hold_count;
 	s->worker_audio = past->audio;

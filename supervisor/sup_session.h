@@ -128,6 +128,8 @@ struct sup_session {
 	uint64_t journal_key;	/* 0: it is not in the journal (any more) */
 	unsigned journal_slot;	/* of its checkpoint */
 	uint64_t point_count;
+	int64_t point_out_ns, point_mono_ns; /* output's timestamp and time of the last one */
+	int64_t burst_ns;	/* by how much the output gained on the clock between two of them, slowly forgotten */
 	bool resumed;		/* a predecessor of this process had started it */
 	bool format_from_past;	/* and no worker of this process has taken it yet */
 	unsigned journal_crashes, journal_kills; /* of predecessors, while they resumed it */
@@ -138,7 +140,7 @@ struct sup_session {
 struct sup_past {
 	uint64_t key, point_count;
 	unsigned slot, crashes, kills;
-	int64_t started_wall_ms;
+	int64_t started_wall_ms, burst_ns;
 	enum format_id format;
 	uint32_t hold_count, max_framerate;
 	bool audio, doorbell, show_loading;
