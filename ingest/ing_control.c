@@ -74,7 +74,8 @@ ing_control_bytes(struct ing_control *c, const uint8_t *bytes, size_t count)
 static bool
 worth_sending(const char *text, size_t bytes)
 {
-	json_t *doc = json_loadb(text, bytes, 0, NULL);
+	/* the supervisor holds numbers of any size and \u0000; here they only must not be in the way */
+	json_t *doc = json_loadb(text, bytes, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
 	const char *keep;
 	bool worth;
 

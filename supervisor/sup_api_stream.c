@@ -14,6 +14,7 @@
 #include "supervisor/sup_coerce.h"
 #include "supervisor/sup_http.h"
 #include "supervisor/sup_journal.h"
+#include "supervisor/sup_json.h"
 #include "supervisor/sup_session.h"
 #include "supervisor/sup_status.h"
 #include "supervisor/sup_worker.h"
@@ -50,7 +51,7 @@ read_object(struct sup_reply *r, char *why, size_t why_bytes)
 		return NULL;
 	}
 	body = sup_reply_body(r, &bytes);
-	root = json_loadb(body, bytes, 0, &err);
+	root = sup_json_load(body, bytes, &err);
 	if (root == NULL) {
 		sup_clean(err.text, strlen(err.text));
 		snprintf(why, why_bytes, "Invalid JSON: %.200s (line %d, column %d)", err.text, err.line, err.column);
@@ -91,7 +92,7 @@ static bool
 read_id(const json_t *root, struct sup_stream *st, char *why, size_t why_bytes)
 {
 	const json_t *v = json_object_get(root, "gateway_request_id");
-	const char *id = json_string_value(v);
+	const char *id = sup_json_text(v);
 	size_t i;
 
 	if (id == NULL) {
@@ -115,9 +116,9 @@ read_urls(const json_t *root, struct sup_stream *st, char *why, size_t why_bytes
 	for (unsigned i = 1; i < SUP_CHANNELS; i++) {
 		const json_t *v = json_object_get(root, url_keys[i]);
 
-		if (v == NULL || json_is_null(v) || (json_is_string(v) && json_string_value(v)[0] == '\0'))
+		if (v == NULL || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0))
 			continue;
-		if (!json_is_string(v)) {
+		if (sup_json_text(v) == NULL) {
 			snprintf(why, why_bytes, "%s must be a string or null", url_keys[i]);
 			return false;
 		}
@@ -333,7 +334,7 @@ sup_api_params(struct sup_reply *r)
 		refuse_params(&r, bad);
 		goto put_params;
 	}
-	if ((id == NULL || id[0] == '\0') && json_is_string(json_object_get(params, "gateway_request_id"))) {
+	if ((id == NULL || id[0] == '\0') && sup_json_text(json_object_get(params, "gateway_request_id")) != NULL) {
 		/* an address, not a parameter */
 		snprintf(body_id, sizeof(body_id), "%s", json_string_value(json_object_get(params, "gateway_request_id")));
 		json_object_del(params, "gateway_request_id");

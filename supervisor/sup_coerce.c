@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "proto/format.h"
+#include "supervisor/sup_json.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -64,7 +65,7 @@ sup_coerce_int(const json_t *value, int64_t *out)
 		*out = (int64_t)v;
 		return true;
 	}
-	return json_is_string(value) && int_from_text(json_string_value(value), out);
+	return sup_json_text(value) != NULL && int_from_text(sup_json_text(value), out);
 }
 
 static bool
@@ -138,7 +139,7 @@ coerce_detect(json_t *params, struct sup_coerced *out)
 		out->detect = json_is_true(v);
 	else if (json_is_integer(v))
 		out->detect = json_integer_value(v) != 0;
-	else if (!json_is_string(v) || !bool_from_text(json_string_value(v), &out->detect))
+	else if (sup_json_text(v) == NULL || !bool_from_text(sup_json_text(v), &out->detect))
 		return "detect_out_resolution must be a boolean value";
 	out->has_detect = true;
 	return json_object_set_new(params, "detect_out_resolution", json_boolean(out->detect)) == 0 ? NULL : "out of memory";

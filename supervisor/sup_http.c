@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "supervisor/sup_clean.h"
+#include "supervisor/sup_json.h"
 #include "supervisor/sup_session.h"
 
 #include <arpa/inet.h>
@@ -152,7 +153,7 @@ sup_reply_text(struct sup_reply **r, int code, const char *content_type, const c
 void
 sup_reply_json(struct sup_reply **r, int code, json_t *body)
 {
-	char *text = json_dumps(body, JSON_COMPACT | JSON_REAL_PRECISION(6));
+	char *text = sup_json_dump(body, JSON_COMPACT | JSON_REAL_PRECISION(6));
 
 	if (text == NULL)
 		code = 500;

@@ -58,7 +58,7 @@ bool
 sup_jrn_state_apply(void *arg, uint16_t type, const char *payload, size_t bytes)
 {
 	struct sup_jrn_state *st = arg;
-	json_t *o = json_loadb(payload, bytes, 0, NULL), *known;
+	json_t *o = json_loadb(payload, bytes, JSON_ALLOW_NUL, NULL), *known; /* as sup_json.h holds it */
 	json_int_t key = json_integer_value(json_object_get(o, "key"));
 	char name[24];
 	bool ok = false;

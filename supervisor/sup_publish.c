@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "supervisor/sup_json.h"
 #include "supervisor/sup_memfd.h"
 #include "supervisor/sup_session.h"
 
@@ -39,7 +40,7 @@ sup_session_event(struct sup_session *s, json_t *event, const char *queue_type)
 	if (json_object_get(event, "timestamp") == NULL)
 		json_object_set_new(event, "timestamp", json_integer((json_int_t)clock_wall_ms()));
 	envelope = json_pack("{s:o, s:s}", "event", event, "queue_event_type", queue_type);
-	text = envelope != NULL ? json_dumps(envelope, JSON_COMPACT) : NULL;
+	text = envelope != NULL ? sup_json_dump(envelope, JSON_COMPACT) : NULL;
 	if (text != NULL)
 		sup_session_publish(s, CTL_CHANNEL_EVENTS, text, strlen(text));
 	free(text);

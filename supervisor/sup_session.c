@@ -17,6 +17,7 @@
 #include "supervisor/sup_coerce.h"
 #include "supervisor/sup_http.h"
 #include "supervisor/sup_journal.h"
+#include "supervisor/sup_json.h"
 #include "supervisor/sup_memfd.h"
 #include "supervisor/sup_worker.h"
 
@@ -295,7 +296,7 @@ sup_session_tell_worker_state(struct sup_session *s)
 static bool
 send_session_open(struct sup_session *s, struct sup_child *c)
 {
-	char *text = json_dumps(s->params_now, JSON_COMPACT);
+	char *text = sup_json_dump(s->params_now, JSON_COMPACT);
 	union ctl_msg msg;
 	int fd = -1, r;
 	bool ok = false;
@@ -374,7 +375,7 @@ on_overlay(struct sup_session *s, const struct ctl_overlay *m)
 static void
 on_event(struct sup_session *s, const struct ctl_text *m)
 {
-	json_t *event = json_loadb(m->text, strlen(m->text), 0, NULL);
+	json_t *event = sup_json_load(m->text, strlen(m->text), NULL);
 	char *text;
 
 	if (!json_is_object(event)) {
@@ -385,7 +386,7 @@ on_event(struct sup_session *s, const struct ctl_text *m)
 		sup_session_event(s, event, "custom_monitoring_event");
 		return;
 	}
-	text = json_dumps(event, JSON_COMPACT);
+	text = sup_json_dump(event, JSON_COMPACT);
 	if (text != NULL)
 		sup_session_publish(s, CTL_CHANNEL_EVENTS, text, strlen(text));
 	free(text);

@@ -14,6 +14,7 @@
 #include "supervisor/sup_coerce.h"
 #include "supervisor/sup_http.h"
 #include "supervisor/sup_journal.h"
+#include "supervisor/sup_json.h"
 #include "supervisor/sup_memfd.h"
 #include "supervisor/sup_session.h"
 #include "supervisor/sup_worker.h"
@@ -73,7 +74,7 @@ merge(struct sup_session *s, json_t *update)
 static bool
 send_params(struct sup_session *s, struct sup_child *c, const json_t *params, uint64_t version)
 {
-	char *text = json_dumps(params, JSON_COMPACT);
+	char *text = sup_json_dump(params, JSON_COMPACT);
 	union ctl_msg msg;
 	int fd = -1;
 	bool ok = false;
@@ -92,12 +93,16 @@ free_text:
 
 /* What concerns ourselves and ingest. */
 static void
-apply_ours(struct sup_session *s, json_t *params, const struct sup_coerced *c)
+apply_ours(struct sup_session *s, const struct sup_coerced *c)
 {
+	json_t *ours;
+
 	if (c->has_framerate) {
 		s->stream.max_framerate = c->framerate;
+		ours = json_pack("{s:i}", "max_framerate", (int)c->framerate);
 		if (s->ingest.state.value == SUP_MEDIA_OPEN)
-			send_params(s, &s->ingest.child, params, s->params_version);
+			send_params(s, &s->ingest.child, ours, s->params_version);
+		json_decref(ours);
 	}
 	if (c->has_loading) {
 		s->overlay_by_client = c->loading;
@@ -133,7 +138,7 @@ sup_update_apply(struct sup_session *s, json_t *params, struct sup_reply *reply)
 		return;
 	}
 	s->params_version++;
-	apply_ours(s, params, &ours);
+	apply_ours(s, &ours);
 	if (worker == NULL || worker->killed || !send_params(s, worker, params, s->params_version)) {
 		take_now(s, params, reply); /* the next incarnation starts with them */
 		return;
@@ -156,8 +161,7 @@ void
 sup_update_from_control(struct sup_session *s, const char *text, size_t bytes)
 {
 	struct sup_coerced ours;
-	json_error_t jerr;
-	json_t *doc = json_loadb(text, bytes, 0, &jerr);
+	json_t *doc = sup_json_load(text, bytes, NULL);
 	const char *why = "it is not a JSON object";
 
 	if (json_is_object(doc)) {

@@ -14,6 +14,7 @@ It answers every session and every ring without mapping anything. Arguments: --c
   deaf                  read nothing any more
   stay                  never answer SESSION_CLOSE
   slow-params           never answer PARAMS
+  tell-params           say in STATUS which parameters it has got
   refuse-params         refuse every PARAMS with a reason
   chatter               390 EVENTs and OVERLAYs with every answer to PARAMS
   late-drain            take 300 ms for what is left to do at DRAIN
@@ -108,8 +109,10 @@ def introduce():
         wait_for_ever()
 
 
-def answer(message):
+def answer(message, descriptors):
     kind, _, _, _, session, txn = HDR.unpack_from(message)
+    if "tell-params" in args and kind in (SESSION_OPEN, PARAMS):
+        status(os.pread(descriptors[0], TEXT_MAX, 0).decode())
     if kind == RING_OPEN:
         ring_id, generation = struct.unpack_from("<II", message, HDR.size + 4)
         send(MAPPED, struct.pack("<II", ring_id, generation), session, txn)
@@ -141,10 +144,10 @@ if "only-term" in args:
 introduce()
 while True:
     data, ancillary, _, _ = sock.recvmsg(512, socket.CMSG_SPACE(4 * 12))
-    for level, kind, raw in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            for descriptor in struct.unpack(f"<{len(raw) // 4}i", raw[:len(raw) // 4 * 4]):
-                os.close(descriptor)
+    fds = [fd for level, kind, raw in ancillary if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS
+           for fd in struct.unpack(f"<{len(raw) // 4}i", raw[:len(raw) // 4 * 4])]
     if not data:
         sys.exit(0)
-    answer(data)
+    answer(data, fds)
+    for fd in fds:
+        os.close(fd)

@@ -9,6 +9,7 @@
 #include "supervisor/sup_coerce.h"
 #include "supervisor/sup_config.h"
 #include "supervisor/sup_env.h"
+#include "supervisor/sup_json.h"
 #include "supervisor/sup_log_pipe.h"
 #include "supervisor/sup_restart.h"
 #include "supervisor/sup_states.h"
@@ -177,6 +178,52 @@ Test(coerce, bools_and_the_control_channel)
 	cr_expect(c.has_loading && c.loading);
 	cr_expect_null(coerce("{\"show_loading\":0}", true, &c, after, sizeof(after)));
 	cr_expect(c.has_loading && !c.loading);
+}
+
+/* ---- JSON that jansson cannot hold ------------------------------------ */
+
+Test(json, comes_out_as_it_went_in)
+{
+	static const char *const same[] = {
+		"{}", "{\"a\":1}", "[9223372036854775807,-9223372036854775808,0,-0.0]",
+		"{\"seed\":18446744073709551615}", "[-9223372036854775809,123456789012345678901234567890]",
+		"[1e999,-1.5E+400]", "{\"a\":\"\\u0000\"}", "[\"x\\u0000y\",\"\\u0000n5\",\"\\u0000s\",\"\\u0000\\u0000n\"]",
+		"[\"18446744073709551615\",\"a\\\\\",18446744073709551615,\"\\\"18446744073709551616\"]",
+	};
+	static const char *const refused[] = {
+		"", "{", "[018446744073709551615]", "[18446744073709551615", "[18446744073709551615.]", "[-]", "[1e999e1]",
+		"[18446744073709551615 18446744073709551615]", "{18446744073709551615:1}", "{\"\\u0000k\":1}",
+		"[\"18446744073709551615]", "[+18446744073709551615]", "[\"\\ud800\"]", "[NaN]", "[\"\\u0000", "[\"\\",
+	};
+
+	for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++) {
+		json_t *o = sup_json_load(same[i], strlen(same[i]), NULL);
+		char *text = sup_json_dump(o, JSON_COMPACT);
+
+		cr_assert_not_null(text, "%s", same[i]);
+		cr_expect_str_eq(text, same[i]);
+		free(text);
+		json_decref(o);
+	}
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		json_error_t err;
+
+		cr_expect_null(sup_json_load(refused[i], strlen(refused[i]), &err), "%s", refused[i]);
+	}
+}
+
+Test(json, what_is_no_text)
+{
+	static const char doc[] = "[\"ok\",\"a\\u0000b\",18446744073709551615,5]";
+	json_t *o = sup_json_load(doc, strlen(doc), NULL);
+	int64_t v;
+
+	cr_assert_eq(json_array_size(o), 4);
+	cr_expect_str_eq(sup_json_text(json_array_get(o, 0)), "ok");
+	for (size_t i = 1; i < 4; i++)
+		cr_expect_null(sup_json_text(json_array_get(o, i)));
+	cr_expect_not(sup_coerce_int(json_array_get(o, 2), &v));
+	json_decref(o);
 }
 
 /* ---- restart ---------------------------------------------------------- */

@@ -4,6 +4,7 @@
 Goal: the API answers as its clients expect, quickly, and whatever a worker does ends one process and nothing else.
 Method: the real supervisor, ingest and egress, with workers that a script plays; channels lead nowhere.
 """
+import json
 import os
 import signal
 import socket
@@ -259,6 +260,30 @@ def test_a_refusal_of_the_worker_is_told():
         assert s.get("/stream/status")[1]["millrace"]["params"] == {"a": 1}
 
 
+def test_parameters_reach_the_worker_as_they_were_sent():
+    first = b'{"seed": 18446744073709551615, "t": "a\\u0000b", "z": "\\u0000n5", "x": [-1e400, {"k": 0.1}], "max_framerate": 30}'
+    second = b'{"more": 123456789012345678901234567890, "t": "\\u0000"}'
+    header = {"Content-Type": "application/json"}
+    with Service("tell-params") as s:
+        def told(params):
+            return wait_for("the parameters", lambda: json.loads(s.worker()["status"] or "{}") == params, 5)
+
+        code, reply = s.post("/stream/start", b'{"gateway_request_id": "x", "subscribe_url": "http://127.0.0.1:9/in", "params": ' +
+                             first + b"}", headers=header)
+        assert code == 200, reply
+        told(json.loads(first))
+        assert "18446744073709551615" in s.worker()["status"], s.worker()["status"]
+        code, reply = s.post("/stream/params", second, headers=header)
+        assert code == 200, reply
+        told(json.loads(second))
+        both = {**json.loads(first), **json.loads(second)}
+        assert s.status()["millrace"]["params"] == both, s.status()["millrace"]["params"]
+        kill_worker(s)
+        told(both)
+        for bad in (b'{"\\u0000k": 1}', b'{"a": 018446744073709551615}', b'{"gateway_request_id": "a\\u0000b"}'):
+            assert s.post("/stream/start", bad, headers=header)[0] == 400, bad
+
+
 def test_a_worker_that_does_not_answer_holds_nobody_up():
     with Service("slow-params") as s:
         s.open("x")
@@ -493,7 +518,8 @@ def test_bad_settings_are_refused():
 if __name__ == "__main__":
     run([test_heritage_is_a_list, test_children_start_where_few_files_may_be_open, test_bodies_are_those_that_clients_know, test_messages_of_refusals,
          test_frames_that_cannot_have_rings, test_methods_paths_and_limits, test_several_streams_are_told_apart, test_token,
-         test_a_refusal_of_the_worker_is_told, test_a_worker_that_does_not_answer_holds_nobody_up, test_not_ready_yet,
+         test_a_refusal_of_the_worker_is_told, test_parameters_reach_the_worker_as_they_were_sent,
+         test_a_worker_that_does_not_answer_holds_nobody_up, test_not_ready_yet,
          test_permanent_failure_and_restart, test_a_crash_loop_is_slow_and_visible,
          test_a_worker_that_dies_of_its_first_frames_is_slowed_down, test_a_program_that_is_not_there_is_found_later, test_the_ready_of_a_dead_worker_binds_nothing, test_violations_end_one_process,
          test_a_burst_of_a_worker_is_not_the_end_of_egress, test_output_without_end_is_cut,
