@@ -131,6 +131,15 @@ on_hello(struct sup_child *c, const struct ctl_hello *h)
 	return true;
 }
 
+/* And not reaped yet. */
+static bool
+is_dead(const struct sup_child *c)
+{
+	siginfo_t info = { 0 };
+
+	return c->dying || (waitid(P_PID, (id_t)c->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0);
+}
+
 static void
 on_message(struct sup_child *c, const union ctl_msg *msg)
 {
@@ -159,7 +168,7 @@ on_message(struct sup_child *c, const union ctl_msg *msg)
 		sup_child_kill(c, SUP_EXIT_VIOLATION, why);
 		return;
 	}
-	if (msg->hdr.type == CTL_READY && c->dying) /* it is known to have been; there is nothing to give it any more */
+	if (msg->hdr.type == CTL_READY && is_dead(c)) /* it is known to have been; there is nothing to give it any more */
 		return;
 	c->ops->message(c, msg);
 }

@@ -19,7 +19,7 @@ It answers every session and every ring without mapping anything. Arguments: --c
   chatter               390 EVENTs and OVERLAYs with every answer to PARAMS
   late-drain            take 300 ms for what is left to do at DRAIN
   only-term             heed SIGTERM and not DRAIN
-  late-ready=FILE       if FILE exists, exit with 1 after so many words that READY is read when it is dead; else make FILE
+  late-ready=FILE       the first makes FILE; the next waits for FILE.go, takes it away, says READY and exits with 1
   exit=N                exit with N instead of READY
 """
 import os
@@ -90,8 +90,10 @@ def introduce():
         wait_for_ever()
     late = [arg[11:] for arg in args if arg.startswith("late-ready=")]
     if late and os.path.exists(late[0]):
-        for _ in range(420):
-            status("words")
+        status("waiting")
+        while not os.path.exists(late[0] + ".go"):
+            time.sleep(0.01)
+        os.unlink(late[0] + ".go")
         send(READY)
         os._exit(1)
     if late:

@@ -365,7 +365,16 @@ def test_the_ready_of_a_dead_worker_binds_nothing():
     with tempfile.TemporaryDirectory() as d, Service(f"late-ready={d}/second") as s:
         assert s.open("x")[0] == 200
         kill_worker(s)
-        wait_for("deaths after READY", lambda: len(s.crashes()) >= 3)
+        wait_for("the next worker", lambda: s.worker()["status"] == "waiting")
+        pid = s.worker()["pid"]
+        os.kill(s.serve.popen.pid, signal.SIGSTOP)
+        try:
+            with open(f"{d}/second.go", "x", encoding="utf-8"):
+                pass
+            wait_for("its end", lambda: not alive(pid))
+        finally:
+            os.kill(s.serve.popen.pid, signal.SIGCONT)
+        wait_for("its death to be seen", lambda: len(s.crashes()) == 2)
         assert {c["class"] for c in s.crashes()} == {"killed_by_other", "error"}, s.crashes()
         assert s.status()["millrace"]["worker_deaths"] == 1, s.status()
 
