@@ -15,7 +15,6 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "supervisor/sup_journal.h"
 #include "supervisor/sup_worker.h"
 
 #include <errno.h>
@@ -30,7 +29,7 @@
 #define RING_EVERY_NS	CLOCK_SEC_NS
 enum {
 	WORKER_DEPTH = 2, OUT_VIDEO_HOLDS = 3, AUDIO_HOLDS = 4, GENERATIONS_MAX = 2, RINGS_AT_ONCE = 4,
-	SEAT_WORKER = 0, SEAT_EGRESS = 1, /* of in.video */
+	SEAT_WORKER = SUP_SEAT_IN_WORKER, SEAT_EGRESS = 1, /* of in.video */
 };
 
 static const uint64_t skip_none[4] = { 0 };
@@ -574,49 +573,6 @@ sup_broker_detach(struct sup_session *s, enum ctl_role role)
 			collect(s, ring);
 	}
 	settle(s);
-}
-
-static void
-book_suspect(struct sup_session *s, uint64_t seq)
-{
-	struct sup_suspect *least = &s->suspect[0];
-
-	for (unsigned i = 0; i < SUP_SUSPECTS_MAX; i++) {
-		if (s->suspect[i].seq == seq) {
-			least = &s->suspect[i];
-			break;
-		}
-		if (s->suspect[i].seq < least->seq)
-			least = &s->suspect[i];
-	}
-	if (least->seq != seq)
-		*least = (struct sup_suspect){ .seq = seq };
-	if (++least->deaths != 2)
-		return;
-	s->skip_seq[s->quarantined++ % SUP_SKIP_MAX] = seq;
-	sup_journal_quarantined(s);
-	log_warn("session", "quarantine", "session=%s frame=%llu:%llu: two workers died while they held it; it is passed "
-	    "through", s->stream.log_id, (unsigned long long)(seq >> 32), (unsigned long long)(seq & 0xffffffff));
-}
-
-unsigned
-sup_broker_book_holds(struct sup_session *s)
-{
-	uint64_t seq[RING_HOLDS_MAX];
-	struct sup_ring *ring;
-	unsigned in_flight = 0;
-
-	TAILQ_FOREACH(ring, &s->rings, link) {
-		unsigned n;
-
-		if (ring->open.ring_id != CTL_RING_IN_VIDEO || !ring->seat[SEAT_WORKER].given)
-			continue;
-		n = sup_ring_held(ring, SEAT_WORKER, seq, RING_HOLDS_MAX);
-		for (unsigned i = 0; i < n; i++)
-			book_suspect(s, seq[i]);
-		in_flight += n;
-	}
-	return in_flight;
 }
 
 /* ---- time ------------------------------------------------------------- */

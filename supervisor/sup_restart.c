@@ -17,7 +17,7 @@
 #define WINDOW_NS   (60 * CLOCK_SEC_NS)
 #define FORGIVE_NS  (60 * CLOCK_SEC_NS)
 #define FIRST_NS    (100 * CLOCK_MS_NS)
-#define STEADY_NS   (400 * CLOCK_MS_NS) /* 500 ms, of which the owner's tick may have missed the first 100 */
+#define STEADY_NS   (150 * CLOCK_MS_NS) /* a quarter of a second, of which the owner's tick may have missed the first 100 ms */
 
 void
 sup_restart_init(struct sup_restart *r, int64_t cap_ns, int64_t loop_ns, uint64_t seed)

@@ -20,7 +20,8 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
-enum { SUP_ID_BYTES_MAX = 256, SUP_URL_BYTES_MAX = 4096, SUP_SUSPECTS_MAX = 8, SUP_SKIP_MAX = 4, SUP_CHANNELS = 6 };
+enum { SUP_ID_BYTES_MAX = 256, SUP_URL_BYTES_MAX = 4096, SUP_SUSPECTS_MAX = 8, SUP_SKIP_MAX = 4, SUP_CHANNELS = 6,
+	SUP_SEAT_IN_WORKER = 0 /* the worker's place in in.video */ };
 
 struct sup_pending;
 struct sup_worker;

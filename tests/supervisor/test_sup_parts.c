@@ -263,7 +263,7 @@ Test(restart, without_progress_slower_then_a_crash_loop)
 	}
 }
 
-Test(restart, half_a_second_of_progress_is_steady)
+Test(restart, a_quarter_of_a_second_of_progress_is_steady)
 {
 	struct sup_restart r;
 	int64_t now = 1000 * SEC;
@@ -272,9 +272,9 @@ Test(restart, half_a_second_of_progress_is_steady)
 	cr_expect_not(sup_restart_was_steady(&r));
 	sup_restart_progress(&r, now);
 	cr_expect_not(sup_restart_was_steady(&r));
-	sup_restart_progress(&r, now + 300 * MS);
+	sup_restart_progress(&r, now + 100 * MS);
 	cr_expect_not(sup_restart_was_steady(&r));
-	sup_restart_progress(&r, now + 500 * MS);
+	sup_restart_progress(&r, now + 250 * MS);
 	cr_expect(sup_restart_was_steady(&r));
 	for (int i = 1; i <= 100; i++)
 		sup_restart_progress(&r, now + i * SEC);
