@@ -37,7 +37,7 @@ on_ended(void *arg, enum trk_end why)
 
 	c->over = true;
 	log_info("channel", "ended", "channel=%d why=%s", (int)c->id, trk_end_name(why));
-	report(c, CTL_CHANNEL_ENDED, trk_end_name(why));
+	report(c, CTL_CHANNEL_ENDED, trk_end_text(why));
 }
 
 static void

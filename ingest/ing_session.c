@@ -107,7 +107,7 @@ on_drained(void *arg)
 	struct ing_session *s = session(arg);
 
 	s->subscribe_over = false;
-	tell(s, &s->subscribe, CTL_CHANNEL_ENDED, trk_end_name(s->subscribe_end));
+	tell(s, &s->subscribe, CTL_CHANNEL_ENDED, trk_end_text(s->subscribe_end));
 }
 
 static const struct ing_flow_callbacks flow_callbacks = { .health = on_health, .drained = on_drained };
@@ -195,7 +195,7 @@ on_control_ended(void *arg, enum trk_end why)
 {
 	struct ing_session *s = session(arg);
 
-	tell(s, &s->control, CTL_CHANNEL_ENDED, trk_end_name(why));
+	tell(s, &s->control, CTL_CHANNEL_ENDED, trk_end_text(why));
 }
 
 static const struct trk_sub_callbacks control_callbacks = {

@@ -34,7 +34,8 @@ enum trk_end {
 	TRK_END_GONE,	/* 404 after the channel had been seen */
 	TRK_END_ABSENT, /* 404 since the beginning, for longer than absent_grace_ns */
 };
-const char *trk_end_name(enum trk_end end);
+const char *trk_end_name(enum trk_end end); /* one word */
+const char *trk_end_text(enum trk_end end); /* for people */
 
 struct trk_loop_config {
 	bool tls_verify;	/* false: accept any certificate (an orchestrator's is self-signed by default) */

@@ -11,7 +11,9 @@
 #include "supervisor/sup_words.h"
 #include "supervisor/sup_worker.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,10 +72,28 @@ find_in_path(const char *name, char *out, size_t bytes)
 	return false;
 }
 
+/* " name name ..." of what lies in the folder of workers; as many as fit. */
+static void
+known_workers(const char *libexec_dir, char *out, size_t bytes)
+{
+	char path[PATH_MAX];
+	struct dirent *entry;
+	size_t n = 0;
+	DIR *dir;
+
+	out[0] = '\0';
+	if ((size_t)snprintf(path, sizeof(path), "%s/workers", libexec_dir) >= sizeof(path) || (dir = opendir(path)) == NULL)
+		return;
+	while ((entry = readdir(dir)) != NULL && n + strlen(entry->d_name) + 2 < bytes)
+		if (strchr(entry->d_name, '.') == NULL)
+			n += (size_t)snprintf(out + n, bytes - n, " %s", entry->d_name);
+	closedir(dir);
+}
+
 static bool
 find_file(struct sup_pool *pool, const char *word, const char *libexec_dir, char *out, size_t bytes)
 {
-	char *real;
+	char known[128], *real;
 
 	if (strchr(word, '/') == NULL) {
 		if ((size_t)snprintf(out, bytes, "%s/workers/%s", libexec_dir, word) < bytes && is_file(out))
@@ -81,7 +101,9 @@ find_file(struct sup_pool *pool, const char *word, const char *libexec_dir, char
 		if (!is_file(word)) {
 			if (find_in_path(word, out, bytes))
 				return true;
-			return fail(pool, "there is no worker \"%.100s\": neither in %.80s/workers nor in PATH", word, libexec_dir);
+			known_workers(libexec_dir, known, sizeof(known));
+			return fail(pool, "there is no worker \"%.60s\", neither in PATH nor among those that come with "
+			    "millrace:%.120s; a path to a program works too", word, known);
 		}
 	}
 	real = realpath(word, NULL);

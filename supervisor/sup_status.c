@@ -108,11 +108,18 @@ history_of(const struct sup_state *st)
 	return list;
 }
 
+/* null, not 0: what is done with a pid by a script must not be done to its own process group. */
+static json_t *
+pid_json(pid_t pid)
+{
+	return pid > 0 ? json_integer(pid) : json_null();
+}
+
 static json_t *
 media_json(const struct sup_media *m)
 {
-	json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:i, s:s}", "state", sup_state_name(SUP_MACHINE_MEDIA, m->state.value),
-	    "state_text", sup_state_text(SUP_MACHINE_MEDIA, m->state.value), "pid", (int)m->child.pid, "incarnation",
+	json_t *o = json_pack("{s:s, s:s, s:o, s:i, s:i, s:s}", "state", sup_state_name(SUP_MACHINE_MEDIA, m->state.value),
+	    "state_text", sup_state_text(SUP_MACHINE_MEDIA, m->state.value), "pid", pid_json(m->child.pid), "incarnation",
 	    (int)m->child.incarnation, "deaths", (int)m->deaths, "last_end", m->last_end);
 
 	set(o, "messages_dropped", json_integer((json_int_t)m->child.dropped));
@@ -186,9 +193,9 @@ json_t *
 sup_status_worker(const struct sup_worker *w)
 {
 	const struct sup_child *c = &w->child;
-	json_t *o = json_pack("{s:i, s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:i}", "index", (int)w->index, "state",
+	json_t *o = json_pack("{s:i, s:s, s:s, s:o, s:i, s:i, s:i, s:s, s:s, s:s, s:i}", "index", (int)w->index, "state",
 	    sup_state_name(SUP_MACHINE_WORKER, w->state.value), "state_text",
-	    sup_state_text(SUP_MACHINE_WORKER, w->state.value), "pid", (int)c->pid, "incarnation", (int)c->incarnation,
+	    sup_state_text(SUP_MACHINE_WORKER, w->state.value), "pid", pid_json(c->pid), "incarnation", (int)c->incarnation,
 	    "restarts", (int)w->restarts, "deaths", (int)w->deaths, "name", c->has_hello ? c->hello.name : "", "status",
 	    c->status, "last_end", w->last_end, "sessions", (int)w->session_count);
 

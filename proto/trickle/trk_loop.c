@@ -281,6 +281,20 @@ trk_state_waiting_ns(const struct trk_state *state, int64_t request_started_ns)
 }
 
 const char *
+trk_end_text(enum trk_end end)
+{
+	switch (end) {
+	case TRK_END_CLOSED:
+		return "its server closed it";
+	case TRK_END_GONE:
+		return "it is gone (404)";
+	case TRK_END_ABSENT:
+		return "it never was there (404 for longer than --absent-grace)";
+	}
+	return "unknown";
+}
+
+const char *
 trk_end_name(enum trk_end end)
 {
 	switch (end) {

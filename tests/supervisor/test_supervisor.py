@@ -435,7 +435,7 @@ def test_stop_is_quick_whatever_the_worker_does():
             (code, reply), seconds = timed(lambda: s.post("/stream/stop"))
             assert code == 200 and seconds < 2 * SLOW, (reply, seconds)
             assert s.open("y")[0] == 200, "the next start works at once"
-            wait_for("the worker to be replaced", lambda: s.worker()["pid"] not in (0, pid), 5)
+            wait_for("the worker to be replaced", lambda: s.worker()["pid"] not in (None, pid), 5)
             wait_for("it to serve the next session", lambda: s.worker()["state"] == "busy")
             assert s.post("/stream/stop", headers={"X-Stream-Id": "y"})[0] == 200
 

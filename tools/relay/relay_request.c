@@ -289,8 +289,9 @@ relay_request_broken(struct relay_conn *conn)
 {
 	if (conn->reply_begun)
 		return;
-	if (conn->pub.channel != NULL)
-		log_info("publisher", "died", "seq=%lld", (long long)conn->pub.seq);
+	/* One that had sent nothing was waiting ahead of time: leaving like this is its only way to take that back. */
+	if (conn->pub.channel != NULL && conn->pub.started)
+		log_info("publisher", "left-in-mid-segment", "seq=%lld", (long long)conn->pub.seq);
 	relay_pub_close(&conn->pub); /* the segment stays open */
 	relay_reply_error(conn, 500, true, "Server error");
 }
