@@ -130,15 +130,50 @@ mark(const char *s, const char *end, FILE *out)
 	return marks;
 }
 
+/* What is wrong with the shape of a document, before anything is allocated for it; NULL: nothing. */
+static const char *
+shape_wrong(const char *s, const char *end)
+{
+	unsigned depth = 0, values = 0;
+
+	while (s < end) {
+		if (*s == '"') {
+			s = string_end(s, end);
+			continue;
+		}
+		if (*s == '[' || *s == '{') {
+			depth++;
+			values++;
+		} else if (*s == ']' || *s == '}') {
+			depth -= depth > 0;
+		} else if (*s == ',') {
+			values++;
+		}
+		if (depth > SUP_JSON_DEPTH_MAX)
+			return "nested deeper than 32 levels";
+		if (values > SUP_JSON_VALUES_MAX)
+			return "more than 50000 values";
+		s++;
+	}
+	return NULL;
+}
+
 json_t *
 sup_json_load(const char *text, size_t bytes, json_error_t *err)
 {
-	const char *end = text + bytes;
+	const char *end = text + bytes, *wrong = shape_wrong(text, end);
 	size_t marked_bytes = 0;
 	char *marked = NULL;
 	json_t *json = NULL;
 	FILE *out;
 
+	if (wrong != NULL) {
+		if (err != NULL) {
+			memset(err, 0, sizeof(*err));
+			snprintf(err->text, sizeof(err->text), "%s", wrong);
+		}
+		return NULL;
+	}
 	if (mark(text, end, NULL) == 0)
 		return json_loadb(text, bytes, JSON_ALLOW_NUL, err);
 	out = open_memstream(&marked, &marked_bytes);

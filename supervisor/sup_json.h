@@ -13,7 +13,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* As json_loadb(); the caller decrefs. `err` may be NULL. */
+/* A tree of more would hold up the loop, and with it everybody's /health, for longer than a moment. */
+enum { SUP_JSON_DEPTH_MAX = 32, SUP_JSON_VALUES_MAX = 50000 };
+
+/* As json_loadb(), and NULL for a document that exceeds these limits; the caller decrefs. `err` may be NULL. */
 json_t *sup_json_load(const char *text, size_t bytes, json_error_t *err);
 /* As json_dumps(); the caller frees. */
 char *sup_json_dump(const json_t *json, size_t flags);

@@ -98,6 +98,22 @@ def test_children_start_where_few_files_may_be_open():
         assert limit(s.worker()["pid"]) == ["1024", "1024"]
 
 
+def test_ruinous_json_is_refused_at_once():
+    with Service() as s:
+        assert s.open("one")[0] == 200
+        json_type = {"Content-Type": "application/json"}
+        many = b'{"a":[' + b"1," * 2000000 + b"1]}"
+        for body, word in ((b'{"a":' + b"[" * 100000 + b"]" * 100000 + b"}", "deeper"), (many, "values"),
+                           (b'{"a":{' + b",".join(b'"k%d":1' % i for i in range(300000)) + b"}}", "values")):
+            begin = time.monotonic()
+            code, reply = s.post("/stream/params", body, headers=json_type)
+            assert code == 400 and word in reply["message"], (code, reply)
+            assert time.monotonic() - begin < 1.0 * SLOW, time.monotonic() - begin
+        text = "x" * 5000000  # large is not many
+        assert s.post("/stream/params", {"prompt": text})[0] == 200
+        assert s.get("/health")[1]["status"] == "OK"
+
+
 # ---- start, params, stop -------------------------------------------------------
 
 
@@ -525,7 +541,7 @@ def test_bad_settings_are_refused():
 
 
 if __name__ == "__main__":
-    run([test_heritage_is_a_list, test_children_start_where_few_files_may_be_open, test_bodies_are_those_that_clients_know, test_messages_of_refusals,
+    run([test_heritage_is_a_list, test_ruinous_json_is_refused_at_once, test_children_start_where_few_files_may_be_open, test_bodies_are_those_that_clients_know, test_messages_of_refusals,
          test_frames_that_cannot_have_rings, test_methods_paths_and_limits, test_several_streams_are_told_apart, test_token,
          test_a_refusal_of_the_worker_is_told, test_parameters_reach_the_worker_as_they_were_sent,
          test_a_worker_that_does_not_answer_holds_nobody_up, test_not_ready_yet,
