@@ -303,7 +303,7 @@ egr_audio_input(struct egr_audio *a, int64_t pts_ns, const float *data, uint32_t
 
 	MR_ASSERT(samples >= 1 && samples <= EGR_BLOCK_SAMPLES_MAX && (channels == 1 || channels == 2));
 	if (a->count == BLOCKS_MAX) {
-		/* Before the first video frame: the newest second is enough. Later: its deadline was long ago. */
+		/* Before the first video frame: the newest two seconds are enough. Later: its deadline was long ago. */
 		if (a->started)
 			block_send(a, block_at(a, 0));
 		a->first = (a->first + 1) % BLOCKS_MAX;

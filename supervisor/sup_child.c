@@ -173,31 +173,6 @@ on_message(struct sup_child *c, const union ctl_msg *msg)
 	c->ops->message(c, msg);
 }
 
-/* Texts of children go into logs and JSON. */
-static void
-clean_texts(union ctl_msg *msg)
-{
-	switch (msg->hdr.type) {
-	case CTL_HELLO:
-		sup_clean(msg->hello.name, strlen(msg->hello.name));
-		break;
-	case CTL_STATUS:
-		sup_clean(msg->text.text, strlen(msg->text.text));
-		break;
-	case CTL_PARAMS_RESULT:
-		sup_clean(msg->params_result.text, strlen(msg->params_result.text));
-		break;
-	case CTL_CHANNEL:
-		sup_clean(msg->channel.text, strlen(msg->channel.text));
-		break;
-	case CTL_OVERLAY:
-		sup_clean(msg->overlay.text, strlen(msg->overlay.text));
-		break;
-	default: /* EVENT and DATA are passed on, and checked where that happens */
-		break;
-	}
-}
-
 /* Workers may send so many messages; beyond it their socket is read no faster. */
 static bool
 may_read(struct sup_child *c, int64_t now_ns)
@@ -248,7 +223,7 @@ read_messages(struct sup_child *c, bool dying)
 			sup_child_kill(c, SUP_EXIT_VIOLATION, "malformed control message");
 			break;
 		}
-		clean_texts(&msg);
+		sup_clean_message(&msg);
 		if (!c->killed || dying)
 			on_message(c, &msg);
 	}

@@ -2,8 +2,11 @@
 /* Text from outside: a total function, because anything may come. */
 #include "supervisor/sup_clean.h"
 
+#include "proto/ctl.h"
+
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "supervisor/sup_priv.h"
 
@@ -38,5 +41,29 @@ sup_clean(char *text, size_t bytes)
 		if (n == 0 || control)
 			text[i] = '?';
 		i += n == 0 ? 1 : n;
+	}
+}
+
+void
+sup_clean_message(union ctl_msg *msg)
+{
+	switch (msg->hdr.type) {
+	case CTL_HELLO:
+		sup_clean(msg->hello.name, strlen(msg->hello.name));
+		break;
+	case CTL_STATUS:
+		sup_clean(msg->text.text, strlen(msg->text.text));
+		break;
+	case CTL_PARAMS_RESULT:
+		sup_clean(msg->params_result.text, strlen(msg->params_result.text));
+		break;
+	case CTL_CHANNEL:
+		sup_clean(msg->channel.text, strlen(msg->channel.text));
+		break;
+	case CTL_OVERLAY:
+		sup_clean(msg->overlay.text, strlen(msg->overlay.text));
+		break;
+	default: /* EVENT and DATA are passed on, and checked where that happens */
+		break;
 	}
 }
